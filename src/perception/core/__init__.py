@@ -1,0 +1,1 @@
+"""Errors, typed configuration, data types and timing. Imports nothing of ours."""

@@ -1,0 +1,205 @@
+"""One typed definition for each component; the same definition reads YAML, makes CLI flags and declares ROS parameters.
+
+A config is a frozen dataclass that derives from `Checked`. Its leaves are what a ROS parameter can carry: bool, int, float,
+str, `Literal` of strings and homogeneous tuples of these. A `Range` in the annotation gives bounds and unit; the string
+literal under a field is its help text everywhere (`--help`, parameter descriptor, documentation).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import yaml
+
+from perception.core.errors import ConfigError
+
+ConfigT = TypeVar("ConfigT", bound="Checked")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Closed bounds of a number, with its unit. `None` leaves a side open."""
+
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+
+    def __contains__(self, value: float) -> bool:
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
+    def __str__(self) -> str:
+        bounds = f"[{'-inf' if self.low is None else f'{self.low:g}'}, {'inf' if self.high is None else f'{self.high:g}'}]"
+        return f"{bounds} {self.unit}".strip()
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One setting: dotted name, python type, default (None: required), bounds, choices and help text."""
+
+    name: str
+    type: Any
+    default: Any
+    range: Range | None
+    choices: tuple[str, ...]
+    help: str
+
+
+class Checked:
+    """Mixin for frozen config dataclasses: checks every field's type and range when an instance is made."""
+
+    def __post_init__(self) -> None:
+        for leaf in own_leaves(type(self)):
+            object.__setattr__(self, leaf.name, _checked_value(f"{type(self).__name__}.{leaf.name}", leaf, getattr(self, leaf.name)))
+        for name, cls in nested_configs(type(self)).items():
+            value = getattr(self, name)
+            if not isinstance(value, cls):
+                raise ConfigError(f"{type(self).__name__}.{name} = {value!r}: must be a {cls.__name__}")
+
+
+def _split_annotation(hint: Any) -> tuple[Any, Range | None]:
+    if get_origin(hint) is Annotated:
+        base, *extras = get_args(hint)
+        return base, next((extra for extra in extras if isinstance(extra, Range)), None)
+    return hint, None
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
+
+
+@functools.cache
+def field_help(cls: type) -> dict[str, str]:
+    """Help text of each field: the string literal written under it."""
+    import docstring_parser
+
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if is_dataclass(base):
+            for parameter in docstring_parser.parse_from_object(base).params:
+                texts[parameter.arg_name] = " ".join((parameter.description or "").split())
+    return texts
+
+
+@functools.cache
+def nested_configs(cls: type) -> dict[str, type[Checked]]:
+    """Fields of `cls` that are configs themselves."""
+    return {f.name: _split_annotation(_hints(cls)[f.name])[0] for f in fields(cls) if is_dataclass(_split_annotation(_hints(cls)[f.name])[0])}
+
+
+@functools.cache
+def own_leaves(cls: type) -> tuple[Leaf, ...]:
+    """The settings that `cls` itself holds, nested configs left out."""
+    found = []
+    for field in fields(cls):
+        if field.name in nested_configs(cls):
+            continue
+        kind, bounds = _split_annotation(_hints(cls)[field.name])
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        default = field.default if field.default is not MISSING else (field.default_factory() if field.default_factory is not MISSING else None)
+        found.append(Leaf(field.name, str if choices else kind, default, bounds, choices, field_help(cls).get(field.name, "")))
+    return tuple(found)
+
+
+def leaves(cls: type, prefix: str = "") -> Iterator[Leaf]:
+    """All settings of `cls` with dotted names, nested configs included, in the order of definition."""
+    own = {leaf.name: leaf for leaf in own_leaves(cls)}
+    for field in fields(cls):
+        if field.name in own:
+            leaf = own[field.name]
+            yield Leaf(prefix + leaf.name, leaf.type, leaf.default, leaf.range, leaf.choices, leaf.help)
+        else:
+            yield from leaves(nested_configs(cls)[field.name], f"{prefix}{field.name}.")
+
+
+def _checked_value(place: str, leaf: Leaf, value: Any) -> Any:
+    """`value` converted to the leaf's type, or a ConfigError that names place, value and what is allowed."""
+    if get_origin(leaf.type) is tuple:
+        element, *rest = get_args(leaf.type)
+        if isinstance(value, str) or not hasattr(value, "__iter__"):
+            raise ConfigError(f"{place} = {value!r}: must be a list of {element.__name__}")
+        values = tuple(_checked_scalar(f"{place}[{i}]", element, item) for i, item in enumerate(value))
+        if rest and rest != [Ellipsis] and len(values) != 1 + len(rest):
+            raise ConfigError(f"{place} = {list(values)!r}: must have {1 + len(rest)} values")
+    else:
+        value = _checked_scalar(place, leaf.type, value)
+        values = (value,)
+    for item in values:
+        if leaf.choices and item not in leaf.choices:
+            raise ConfigError(f"{place} = {item!r}: must be one of {', '.join(leaf.choices)}")
+        if leaf.range is not None and item not in leaf.range:
+            raise ConfigError(f"{place} = {item!r}: must lie in {leaf.range}")
+    return values if get_origin(leaf.type) is tuple else value
+
+
+def _checked_scalar(place: str, kind: type, value: Any) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is str and isinstance(value, Path):
+        value = str(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{place} = {value!r}: must be of type {kind.__name__}")
+    if kind is float and math.isnan(value):
+        raise ConfigError(f"{place} = nan: must be a number")
+    return value
+
+
+def from_mapping(cls: type[ConfigT], mapping: Mapping[str, Any], place: str = "") -> ConfigT:
+    """Build `cls` from nested or dotted keys; unknown keys are errors that list the known ones."""
+    mapping = _nested(mapping)
+    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    unknown = sorted(set(mapping) - set(known))
+    where = place or cls.__name__
+    if unknown:
+        raise ConfigError(f"{where}: unknown key(s) {unknown}; known: {known}")
+    values: dict[str, Any] = {}
+    for name, value in mapping.items():
+        nested = nested_configs(cls).get(name)
+        if nested is not None:
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where}.{name} = {value!r}: must be a mapping with keys {[f.name for f in fields(nested)]}")
+            values[name] = from_mapping(nested, value, f"{where}.{name}")
+        else:
+            leaf = next(leaf for leaf in own_leaves(cls) if leaf.name == name)
+            values[name] = _checked_value(f"{where}.{name}", leaf, value)
+    return cls(**values)
+
+
+def _nested(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in mapping.items():
+        head, _, rest = str(key).partition(".")
+        if rest:
+            result.setdefault(head, {})[rest] = value
+        else:
+            result[head] = {**result.get(head, {}), **value} if isinstance(value, Mapping) else value
+    return result
+
+
+def to_mapping(config: Checked) -> dict[str, Any]:
+    """Nested plain dict, ready for YAML or JSON."""
+    return _plain(asdict(config))  # type: ignore[call-overload]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def load_yaml(cls: type[ConfigT], path: str | Path) -> ConfigT:
+    """Read `cls` from a YAML file of nested keys."""
+    try:
+        mapping = yaml.safe_load(Path(path).read_text()) or {}
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({error})") from error
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{path}: must hold a mapping, holds {type(mapping).__name__}")
+    return from_mapping(cls, mapping, str(path))
