@@ -28,6 +28,10 @@ class WeightsError(PerceptionError):
     """Weights are missing, damaged or belong to another architecture."""
 
 
+class NodeError(PerceptionError):
+    """A running node did not answer, refused what it was asked or ended by itself; the message has the tail of its log."""
+
+
 def unknown_name(place: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error for a name that is not in a registry: lists the names that are."""
     return ConfigError(f"{place} = {name!r}: unknown; known: {', '.join(sorted(known))}")
