@@ -1,0 +1,79 @@
+"""What every dense extractor is: an image in, a map of unit descriptors and the grid on which they lie out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from perception.core.config import Checked, Range
+from perception.core.errors import ConfigError, InputError
+from perception.core.types import Grid
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractorConfig(Checked):
+    """Which network or filter makes the descriptors, with which weights, and how it is run."""
+
+    extractor: str = "dense_sift"
+    """Name in the registry, such as dense_sift, alike_n, dinov2_small or tiny_dinov2; an unknown name lists the known ones."""
+    weights: str = ""
+    """Weights file, local model folder, hub name or a name from config/weights.yaml; empty takes the extractor's own default."""
+    backend: Literal["torch", "onnxruntime"] = "torch"
+    """What runs the network; dense_sift has no graph and takes torch only."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it runs; auto takes a CUDA device when there is one."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number type of a network; auto is bfloat16 where the hardware multiplies it (CUDA, AMX) and float32 elsewhere."""
+    stride_px: Annotated[int, Range(0, 64, "px")] = 0
+    """Distance between two descriptors; 0 takes the extractor's own (4 for dense_sift and ALIKE, the patch for a ViT)."""
+    sift_size_px: Annotated[float, Range(2.0, 128.0, "px")] = 16.0
+    """Keypoint size of dense_sift as OpenCV counts it: the descriptor looks at 7.5 times as many pixels."""
+    layer: Annotated[int, Range(-64, 64)] = -1
+    """Which block of a ViT gives the tokens; negative counts from the end."""
+    final_norm: bool = True
+    """Whether a ViT's last layer norm is applied to the tokens."""
+    fit: Literal["pad", "resize"] = "pad"
+    """How an image that is no whole number of patches is made to fit: padded at the right and bottom, or resized."""
+
+
+class Extractor(Protocol):
+    """Turns one image into dense descriptors; built by the registry, holds its weights, keeps nothing of past images."""
+
+    @property
+    def name(self) -> str:
+        """Extractor and all that changes its descriptors: only maps of equal names can be matched."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a descriptor."""
+
+    def extract(self, image: NDArray[np.uint8]) -> tuple[torch.Tensor, Grid]:
+        """image (height, width, 3) RGB → descriptors (dim, rows, cols), L2-normalised (all zero where the image is flat), and their grid."""
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device of a config's `device`; asking for a CUDA device where there is none is an error."""
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise ConfigError("device = 'cuda': torch finds no CUDA device on this machine; allowed here: auto, cpu")
+    return torch.device("cuda" if available and device != "cpu" else "cpu")
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of a config's `precision` on a device."""
+    if precision == "auto":
+        fast_bfloat16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if fast_bfloat16 else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+
+
+def check_image(image: NDArray[np.uint8], place: str) -> None:
+    """Raise InputError unless `image` is (height, width, 3) uint8 with positive size."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise InputError(f"{place}: image has shape {image.shape} and type {image.dtype}: must be (height, width, 3) uint8")
