@@ -305,7 +305,7 @@ class BagReader:
         return _DepthStream(item.message for item in self.messages([topic]))
 
     def poses(self, topic: str, frame_id: str = "", child_frame_id: str = "") -> PoseTrack:
-        """Poses of PoseStamped, PoseWithCovarianceStamped, Odometry or TFMessage by stamp. TF with several transforms needs the names of the frames."""
+        """Poses of PoseStamped, PoseWithCovarianceStamped, Odometry or TFMessage by stamp. With several transforms name the frames."""
         kinds = (bag_messages.POSE_STAMPED, bag_messages.POSE_WITH_COVARIANCE_STAMPED, bag_messages.ODOMETRY, bag_messages.TRANSFORMS)
         self.require(topic, *kinds)
         found: dict[tuple[str, str], list[tuple[int, NDArray]]] = {}
