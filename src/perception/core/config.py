@@ -117,6 +117,11 @@ def leaves(cls: type, prefix: str = "") -> Iterator[Leaf]:
             yield from leaves(nested_configs(cls)[field.name], f"{prefix}{field.name}.")
 
 
+def check_leaf(place: str, leaf: Leaf, value: Any) -> Any:
+    """`value` converted to the type of one setting; ConfigError names `place`, the value and what is allowed."""
+    return _checked_value(place, leaf, value)
+
+
 def _checked_value(place: str, leaf: Leaf, value: Any) -> Any:
     """`value` converted to the leaf's type, or a ConfigError that names place, value and what is allowed."""
     if get_origin(leaf.type) is tuple:
