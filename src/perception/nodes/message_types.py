@@ -15,7 +15,8 @@ def message_class(type_name: str) -> type:
         return getattr(importlib.import_module(f"{package}.msg"), name)
     except (ImportError, AttributeError) as error:
         raise MissingDependencyError(
-            f"message type {type_name!r} is not known here: install the ROS package {package!r} (in a venv: pip install ros-{package.replace('_', '-')})"
+            f"message type {type_name!r} is not known here: install the ROS package {package!r} "
+            f"(in a venv: pip install ros-{package.replace('_', '-')})"
         ) from error
 
 

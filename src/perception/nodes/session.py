@@ -20,14 +20,15 @@ class RosSession:
     """
 
     def __init__(self, node_name: str, environment: dict[str, str]) -> None:
-        self._node_name, self._environment = node_name, environment
+        self._node_name, self.environment = node_name, environment
         self._previous: dict[str, str | None] = {}
+        self._failure: Exception | None = None
         self.context = Context()
 
     def __enter__(self) -> RosSession:
-        self._previous = {name: os.environ.get(name) for name in self._environment}
-        os.environ.update(self._environment)
-        rclpy.init(args=[], context=self.context, domain_id=int(self._environment["ROS_DOMAIN_ID"]))
+        self._previous = {name: os.environ.get(name) for name in self.environment}
+        os.environ.update(self.environment)
+        rclpy.init(args=[], context=self.context, domain_id=int(self.environment["ROS_DOMAIN_ID"]))
         self.node = Node(self._node_name, context=self.context, enable_rosout=False, start_parameter_services=False)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
@@ -40,6 +41,13 @@ class RosSession:
             self.executor.spin()
         except (ExternalShutdownException, ShutdownException):
             return
+        except Exception as error:
+            self._failure = error  # `check` raises it in the thread that waits
+
+    def check(self) -> None:
+        """Raise what ended the thread of the session, if anything did: without it all waiting would be in vain."""
+        if self._failure is not None:
+            raise self._failure
 
     def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None) -> None:
         # The thread must be joined before the interpreter goes: a daemon thread inside the middleware aborts the process.
