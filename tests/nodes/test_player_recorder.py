@@ -101,6 +101,15 @@ def test_an_image_without_answer_is_counted_and_the_play_goes_on(session: RosSes
     assert (summary.num_images, summary.num_unanswered) == (NUM_FRAMES, 1)
 
 
+def test_endless_silence_ends_the_play(session: RosSession, bag: Path) -> None:
+    config = PlayerConfig(answer_timeout_s=0.05, max_unanswered_in_a_row=3)
+    with (
+        Player(session.node, bag, config, image_topic="/camera/image_raw", status_topics=["/echo/status"]) as player,
+        pytest.raises(NodeError, match=r"3 images in a row without an answer within 0.05 s each on /echo/status \(0 answers so far\)"),
+    ):
+        player.play()
+
+
 def test_a_node_that_dies_in_mid_run_ends_the_play_at_once(session: RosSession, bag: Path, tmp_path: Path) -> None:
     with (
         active_echo(session, tmp_path, "-p", "die_at:=4") as process,
@@ -148,9 +157,11 @@ def test_what_is_missing_is_named(session: RosSession, bag: Path, tmp_path: Path
     with Player(session.node, bag, image_topic="/camera/image_raw", status_topics=["/echo/status"]) as player:
         with pytest.raises(NodeError, match=r"0 of 1 subscribers of /camera/image_raw; no publisher of /echo/status"):
             player.wait_for_nodes({"/camera/image_raw": 1}, timeout_s=0.1)
-        with Recorder(session.node, tmp_path / "out", ["/nobody"], player.now_ns) as recorder:
-            with pytest.raises(NodeError, match=r"nobody publishes /nobody after 0.1 s; topics seen: .*/camera/image_raw"):
-                recorder.wait_for_publishers(0.1)
+        with (
+            Recorder(session.node, tmp_path / "out", ["/nobody"], player.now_ns) as recorder,
+            pytest.raises(NodeError, match=r"nobody publishes /nobody after 0.1 s; topics seen: .*/camera/image_raw"),
+        ):
+            recorder.wait_for_publishers(0.1)
     with pytest.raises(ConfigError, match=r"PlayerConfig.mode = 'fast'"):
         PlayerConfig(mode="fast")  # type: ignore[arg-type]
     with pytest.raises(MissingDependencyError, match="ros-no-such-msgs"):

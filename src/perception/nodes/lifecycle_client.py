@@ -56,8 +56,8 @@ class LifecycleClient:
         """`target`: full name of the node, such as `/features`. `while_waiting` is called every 20 ms, such as `NodeProcess.check`."""
         self.target = "/" + target.strip("/")
         self._node, self._timeout_s, self._while_waiting = node, timeout_s, while_waiting
-        self._change = node.create_client(ChangeState, f"{self.target}/change_state")
-        self._get = node.create_client(GetState, f"{self.target}/get_state")
+        self._change: Client = node.create_client(ChangeState, f"{self.target}/change_state")
+        self._get: Client = node.create_client(GetState, f"{self.target}/get_state")
 
     def state(self) -> str:
         """Label of the current state: `unconfigured`, `inactive`, `active` or `finalized`."""

@@ -44,6 +44,8 @@ class PlayerConfig(Checked):
     """Speed in the mode `rate`: 2 plays twice as fast as recorded."""
     answer_timeout_s: Annotated[float, Range(0.01, 600.0, "s")] = 30.0
     """In lock-step: how long to wait for the nodes after an image before it is counted as unanswered."""
+    max_unanswered_in_a_row: Annotated[int, Range(1, 1_000_000, "images")] = 5
+    """In lock-step: give up after so many unanswered images one after the other."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Player:
 
     def play(self, progress: Callable[[int, int], None] | None = None) -> PlaySummary:
         """Play from begin to end; `progress(images done, images in all)`."""
-        watch, counts, num_unanswered = Stopwatch(), Counter[str](), 0
+        watch, counts, num_unanswered, in_a_row = Stopwatch(), Counter[str](), 0, 0
         total = self._reader.topics[self._image_topic].num_messages
         self._prime()
         pacer = _Pacer(self.config.rate) if self.config.mode == "rate" else None
@@ -129,8 +131,10 @@ class Player:
             self._publishers[message.topic].publish(bytes(message.data))
             counts[message.topic] += 1
             if message.topic == self._image_topic:
-                if pacer is None and not self._wait_for_answers(header_stamp_ns(message.data)):
-                    num_unanswered += 1
+                if pacer is None:
+                    in_a_row = 0 if self._wait_for_answers(header_stamp_ns(message.data)) else in_a_row + 1
+                    num_unanswered += in_a_row > 0
+                    self._check_answers(in_a_row)
                 if progress is not None:
                     progress(counts[message.topic], total)
         return PlaySummary(dict(counts), counts[self._image_topic], num_unanswered, watch.lap())
@@ -198,6 +202,14 @@ class Player:
                     return False
                 self._answered.wait(POLL_S)
         return True
+
+    def _check_answers(self, num_in_a_row: int) -> None:
+        if num_in_a_row >= self.config.max_unanswered_in_a_row:
+            silent = [f"{topic} ({len(stamps)} answers so far)" for topic, stamps in self._answers.items()]
+            waited_s = self.config.answer_timeout_s
+            raise NodeError(
+                f"{num_in_a_row} images in a row without an answer within {waited_s:g} s each on {', '.join(silent)}: see the nodes' logs"
+            )
 
 
 class _Pacer:
