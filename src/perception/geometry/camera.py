@@ -51,6 +51,19 @@ def depth_to_points(depth_m: NDArray, camera: Camera) -> NDArray:
     return _rays(camera).astype(depth_m.dtype, copy=False) * np.where(known, depth_m, np.nan)[..., None]
 
 
+def lift_points(points_px: NDArray, depth_m: NDArray, camera: Camera) -> NDArray:
+    """Points (n, 3) in camera axes at pixels (n, 2), with the depth of the nearest pixel of a depth image (height, width).
+
+    NaN outside the image and where the depth is 0, negative or not finite.
+    """
+    nearest = np.round(points_px)
+    inside = ((nearest >= 0) & (nearest < (depth_m.shape[1], depth_m.shape[0]))).all(axis=1)
+    col, row = (nearest * inside[:, None]).astype(np.int64).T
+    depth = depth_m[row, col]
+    known = inside & np.isfinite(depth) & (depth > 0)
+    return unproject(points_px, np.where(known, depth, np.nan), camera)
+
+
 @functools.lru_cache(maxsize=8)
 def _rays(camera: Camera) -> NDArray[np.float32]:
     """Points (height, width, 3) at depth 1 m for each pixel; computed once for each camera, as it costs far more than the product."""

@@ -47,7 +47,7 @@ def match_descriptors(query: Tensor | NDArray, reference: Tensor | NDArray, conf
     Both must have unit length. The reference may be a memory-mapped float16 array: it is read and converted tile by tile. The result is that of
     float32 arithmetic; of exactly equal candidates the lowest index wins. Memory does not grow with n x m.
     """
-    query, reference = _as_tensor(query, "query"), _as_tensor(reference, "reference")
+    query, reference = as_descriptors(query, "query"), as_descriptors(reference, "reference")
     if query.shape[1] != reference.shape[1]:
         raise InputError(f"query descriptors have {query.shape[1]} dimensions, reference descriptors {reference.shape[1]}: must be equal")
     if not len(query) or not len(reference):
@@ -64,7 +64,8 @@ def match_descriptors(query: Tensor | NDArray, reference: Tensor | NDArray, conf
     return _filtered(forward, backward, config)
 
 
-def _as_tensor(descriptors: Tensor | NDArray, name: str) -> Tensor:
+def as_descriptors(descriptors: Tensor | NDArray, name: str) -> Tensor:
+    """The same memory as a tensor (n, dim); raises InputError for another shape or an integer dtype. `name` is what the message calls it."""
     tensor = descriptors if isinstance(descriptors, Tensor) else torch.from_numpy(descriptors)
     if tensor.ndim != 2 or not tensor.is_floating_point():
         raise InputError(f"{name} descriptors have shape {tuple(tensor.shape)} and type {tensor.dtype}: must be (n, dim) floating point")

@@ -60,3 +60,15 @@ def stratified_grid(height: int, width: int, stride: int, mask: NDArray[np.bool_
         inside = mask[rows, cols]
         rows, cols = rows[inside], cols[inside]
     return np.stack([cols.ravel(), rows.ravel()], axis=-1).astype(np.float32)
+
+
+def letterbox_keypoints(keypoints: NDArray, width: int, height: int, size: int) -> tuple[NDArray, tuple[int, int], float]:
+    """Keypoints (n, 3) as (x, y, visible) of an image, moved to the square image of `size` px into which it is scaled and centred.
+
+    Returns the keypoints, all zero where not visible, the offset (x, y) in px and the scale. As in MEF's evaluation on PF-PASCAL.
+    """
+    scale = size / max(width, height)
+    offset = ((size - round(width * scale)) // 2, (size - round(height * scale)) // 2)
+    moved = keypoints.copy()
+    moved[:, :2] = keypoints[:, :2] * scale + np.asarray(offset, keypoints.dtype)
+    return moved * (keypoints[:, 2:] > 0), offset, scale
