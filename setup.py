@@ -18,6 +18,7 @@ def tree(folder: str) -> list[tuple[str, list[str]]]:
 
 setup(
     name=PACKAGE,
+    python_requires=">=3.10",  # in pyproject.toml it would become an object that colcon cannot read
     package_dir={"": "src"},
     packages=find_packages("src", include=[PACKAGE, f"{PACKAGE}.*"]),
     package_data={PACKAGE: ["py.typed", "evaluation/templates/*", "models/weights/*"]},
