@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from lifecycle_msgs.msg import State
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, LifecyclePublisher, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from std_msgs.msg import String
 
@@ -26,6 +26,8 @@ from perception.nodes.messages import json_message
 from perception.nodes.parameters import Parameters
 from perception.nodes.qos import RESULT_QOS, ImageQosConfig
 from perception.nodes.worker import LatestWorker
+from perception.pipelines.dense_features import DenseFeatures, DenseFeaturesConfig
+from perception.pipelines.shared import release_features, shared_features
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 STOP_TIMEOUT_S = 60.0
@@ -35,7 +37,7 @@ STOP_TIMEOUT_S = 60.0
 class CameraNodeConfig(InputLimits):
     """Settings that every camera node has."""
 
-    image: ImageQosConfig = ImageQosConfig()
+    image: ImageQosConfig = field(default_factory=ImageQosConfig)
     """How images are subscribed to."""
     autostart: bool = False
     """Configure and activate without being asked, as soon as the node runs."""
@@ -61,7 +63,8 @@ class CameraNode(LifecycleNode):
         self.parameters.on_change = self._read_settings
         self.settings: Any = None
         self.diagnostics = Diagnostics(self, self._describe)
-        self._results: list[Publisher] = []
+        self._results: list[LifecyclePublisher] = []
+        self._features_config: DenseFeaturesConfig | None = None
         self._input: CameraInput | None = None
         self._worker: LatestWorker[Arrival] | None = None
         self._autostart_timer = None
@@ -89,13 +92,29 @@ class CameraNode(LifecycleNode):
 
     # -- tools for subclasses --------------------------------------------------------------------------------------------------------------
 
-    def result_publisher(self, kind: type, topic: str, qos: QoSProfile = RESULT_QOS) -> Publisher:
+    def take_features(self, config: DenseFeaturesConfig) -> DenseFeatures:
+        """The features that the process shares, given back in cleanup."""
+        features = self.make_features(config)
+        self._features_config = config
+        return features
+
+    def make_features(self, config: DenseFeaturesConfig) -> DenseFeatures:
+        """Where the features come from; tests put a small one here."""
+        return shared_features(config)
+
+    def free_features(self, config: DenseFeaturesConfig) -> None:
+        """The counterpart of `make_features`."""
+        release_features(config)
+
+    def result_publisher(self, kind: type, topic: str, qos: QoSProfile = RESULT_QOS) -> LifecyclePublisher:
         """A publisher that is silent unless the node is active and is given back in cleanup."""
-        publisher = self.create_lifecycle_publisher(kind, topic, qos)
+        publisher: LifecyclePublisher = self.create_lifecycle_publisher(kind, topic, qos)
         self._results.append(publisher)
+        if self._worker is not None:  # made while the node is active already
+            publisher.on_activate(LifecycleState(state_id=State.PRIMARY_STATE_ACTIVE, label="active"))
         return publisher
 
-    def drop_publisher(self, publisher: Publisher) -> None:
+    def drop_publisher(self, publisher: LifecyclePublisher) -> None:
         """Give one publisher back before cleanup."""
         self._results.remove(publisher)
         self.destroy_lifecycle_publisher(publisher)
@@ -172,6 +191,9 @@ class CameraNode(LifecycleNode):
 
     def _release_all(self) -> None:
         self.release()
+        if self._features_config is not None:
+            self.free_features(self._features_config)
+            self._features_config = None
         for publisher in self._results:
             self.destroy_lifecycle_publisher(publisher)
         self._results.clear()

@@ -163,7 +163,8 @@ class CameraInput:
                 )
             return None
         if isinstance(message, Image) and (camera.width, camera.height) != (message.width, message.height):
-            text = f"image is {message.width}x{message.height}, CameraInfo on {self._infos.topic_name} is for {camera.width}x{camera.height}: must be equal"
+            sizes = f"image is {message.width}x{message.height}, CameraInfo on {self._infos.topic_name} is for {camera.width}x{camera.height}"
+            text = f"{sizes}: sizes must be equal"
             if self._needs_camera:
                 raise Refusal("camera_size", text)
             self._diagnostics.log.warn("camera_size", text + "; going on without it")

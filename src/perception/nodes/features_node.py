@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import numpy as np
 from rclpy.service import Service
@@ -18,19 +18,9 @@ from perception.nodes.base import CameraNode, CameraNodeConfig
 from perception.nodes.messages import features_message, features_metadata, header_of, image_message, json_message, tracks_message
 from perception.nodes.qos import LARGE_RESULT_QOS, LATCHED_QOS
 from perception.nodes.spinning import spin
-from perception.pipelines.dense_features import DenseFeaturesConfig
+from perception.pipelines.dense_features import DenseFeatures, DenseFeaturesConfig
 from perception.pipelines.point_tracker import PointTracker, PointTrackerConfig
-from perception.pipelines.shared import release_features, shared_features
 from perception.viz.pca import FeaturePca
-
-
-class FeaturesPipeline(Protocol):
-    """What the node needs of `DenseFeatures`."""
-
-    @property
-    def name(self) -> str: ...
-
-    def step(self, frame: Frame) -> FeatureMap: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +43,14 @@ class TracksConfig(Checked):
     """Track points and publish them on ~/tracks."""
     grid_px: Annotated[int, Range(4, 4096, "px")] = 48
     """Distance of the points in the first frame."""
-    tracker: PointTrackerConfig = PointTrackerConfig()
+    tracker: PointTrackerConfig = field(default_factory=PointTrackerConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesPipelineConfig(Checked):
     """What the features node runs."""
 
-    features: DenseFeaturesConfig = DenseFeaturesConfig()
+    features: DenseFeaturesConfig = field(default_factory=DenseFeaturesConfig)
     tracks: TracksConfig = TracksConfig()
 
 
@@ -72,15 +62,18 @@ class FeaturesNode(CameraNode):
     pipeline_config = FeaturesPipelineConfig
     running_parameters = (*CameraNode.running_parameters, "publish_stride_cells", "publish_features", "publish_visualization")
     needs_camera = False
-    make_features: ClassVar[Callable[[DenseFeaturesConfig], FeaturesPipeline]] = staticmethod(shared_features)
-    free_features: ClassVar[Callable[[DenseFeaturesConfig], None]] = staticmethod(release_features)
 
-    features: FeaturesPipeline | None = None
+    features: DenseFeatures | None = None
+    _tracker: PointTracker | None = None
+    _pca: FeaturePca | None = None
     _reset_service: Service | None = None
+    _published_metadata: dict[str, Any] | None = None
+    _tracker_started = False
+    _reset_asked = False
 
     def build(self, config: FeaturesPipelineConfig) -> None:
         self._config = config
-        self.features = self.make_features(config.features)
+        self.features = self.take_features(config.features)
         self._tracker = PointTracker(config.tracks.tracker, self.features) if config.tracks.enabled else None
         self._maps = self.result_publisher(Image, "~/features", LARGE_RESULT_QOS)
         self._metadata = self.result_publisher(String, "~/metadata", LATCHED_QOS)
@@ -92,8 +85,6 @@ class FeaturesNode(CameraNode):
     def release(self) -> None:
         if self._reset_service is not None:
             self.destroy_service(self._reset_service)
-        if self.features is not None:
-            self.free_features(self._config.features)
         self.features, self._tracker, self._pca, self._reset_service = None, None, None, None
 
     def describe(self) -> Mapping[str, str]:
@@ -116,7 +107,7 @@ class FeaturesNode(CameraNode):
             self._pictures.publish(image_message(self._colors(features), "rgb8", header))
         if self._tracker is not None and self._tracks is not None:
             if not self._tracker_started:
-                self._tracker.start(frame, grid_points(*features.image_size, self._config.tracks.grid_px))
+                self._tracker.start(frame, grid_points(features.image_size, self._config.tracks.grid_px))
                 self._tracker_started = True
             self._tracks.publish(tracks_message(self._tracker.step(frame), header))
         return {}
@@ -129,9 +120,7 @@ class FeaturesNode(CameraNode):
         return self._pca.colorize(features)
 
     def _forget(self) -> None:
-        self._pca: FeaturePca | None = None
-        self._published_metadata: dict[str, Any] | None = None
-        self._tracker_started, self._reset_asked = False, False
+        self._pca, self._published_metadata, self._tracker_started, self._reset_asked = None, None, False, False
 
     def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         # The worker does it before its next frame: it alone touches the tracker.
@@ -140,8 +129,9 @@ class FeaturesNode(CameraNode):
         return response
 
 
-def grid_points(height: int, width: int, distance_px: int) -> np.ndarray:
+def grid_points(image_size: tuple[int, int], distance_px: int) -> np.ndarray:
     """(num, 2) float32 pixels in rows, half a distance from the border."""
+    height, width = image_size
     xs, ys = np.meshgrid(np.arange(distance_px // 2, width, distance_px), np.arange(distance_px // 2, height, distance_px))
     return np.stack([xs.ravel(), ys.ravel()], axis=1).astype(np.float32)
 

@@ -7,7 +7,7 @@ import json
 from array import array
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -17,7 +17,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header, String
 
 from perception.core.errors import InputError
-from perception.core.types import Camera, FeatureMap, PoseEstimate, TrackSet
+from perception.core.types import Camera, FeatureMap, PoseEstimate, PoseResult, TrackSet
 from perception.geometry.so3 import from_quaternion_xyzw, to_quaternion_xyzw
 
 POINT_FIELD_TYPES = {"i1": 1, "u1": 2, "i2": 3, "u2": 4, "i4": 5, "u4": 6, "f4": 7, "f8": 8}
@@ -31,7 +31,7 @@ ENCODINGS = {"rgb8": (np.uint8, 3), "bgr8": (np.uint8, 3), "mono8": (np.uint8, 1
 def data_bytes(values: NDArray) -> array:
     """The bytes of an array as rclpy takes them fastest: other sequences are checked element by element when assigned to a message."""
     data = array("B")
-    data.frombytes(memoryview(np.ascontiguousarray(values)).cast("B"))
+    data.frombytes(np.ascontiguousarray(values).data.cast("B"))
     return data
 
 
@@ -124,6 +124,32 @@ def transform_message(estimate: PoseEstimate, header: Header) -> TransformStampe
     return message
 
 
+def pose_status(result: PoseResult) -> dict[str, Any]:
+    """What ~/status says about the objects of one frame."""
+    estimates = [
+        {
+            "object": estimate.object_name,
+            "score": float(estimate.score),
+            "num_matches": int(estimate.num_matches),
+            "num_inliers": int(estimate.num_inliers),
+            "reprojection_rms_px": float(estimate.reprojection_rms_px),
+            "camera_from_object": np.asarray(estimate.camera_from_object, float).ravel().tolist(),
+        }
+        for estimate in result.estimates
+    ]
+    misses = [
+        {
+            "object": miss.object_name,
+            "reason": miss.reason,
+            "num_matches": int(miss.num_matches),
+            "num_inliers": int(miss.num_inliers),
+            "score": float(miss.score),
+        }
+        for miss in result.misses
+    ]
+    return {"estimates": estimates, "misses": misses}
+
+
 def detections_message(vision_msgs: ModuleType, estimates: tuple[PoseEstimate, ...], header: Header) -> Any:
     """A Detection3DArray: the box lies round the object's bounds, the hypothesis holds the object's own pose."""
     detections = []
@@ -148,7 +174,7 @@ def point_cloud_message(points: NDArray, header: Header) -> PointCloud2:
     height, width = (1, *points.shape)[-2:]
     fields = []
     for name in points.dtype.names:
-        dtype, offset = points.dtype.fields[name][:2]
+        dtype, offset = (points.dtype.fields or {})[name][:2]
         if dtype.base.str[1:] not in POINT_FIELD_TYPES or dtype.base.str[0] == ">":
             raise InputError(f"point field {name!r} has type {dtype.base}: must be little-endian, one of {', '.join(POINT_FIELD_TYPES)}")
         count = int(np.prod(dtype.shape, dtype=int))
@@ -161,16 +187,16 @@ def point_cloud_message(points: NDArray, header: Header) -> PointCloud2:
 
 
 def points_from_message(message: Any) -> NDArray:
-    """The points of a PointCloud2 as a structured array (num,) or (height, width) for an organised cloud: a view of the data where rows are not padded.
+    """The points of a PointCloud2: a structured array (num,), or (height, width) for an organised cloud; a view where rows are not padded.
 
     InputError when fields, steps and data do not fit together.
     """
-    order = ">" if message.is_bigendian else "<"
+    order: Literal[">", "<"] = ">" if message.is_bigendian else "<"
     unknown = [field.name for field in message.fields if field.datatype not in _NUMPY_TYPES]
     if unknown:
         raise InputError(f"point field(s) {', '.join(unknown)}: datatype must be one of {', '.join(map(str, _NUMPY_TYPES))}")
-    formats = [(_NUMPY_TYPES[field.datatype].newbyteorder(order), (field.count,)) if field.count > 1 else _NUMPY_TYPES[field.datatype].newbyteorder(order)
-               for field in message.fields]  # fmt: skip
+    types = [_NUMPY_TYPES[field.datatype].newbyteorder(order) for field in message.fields]
+    formats = [(kind, (field.count,)) if field.count > 1 else kind for kind, field in zip(types, message.fields, strict=True)]
     try:
         dtype = np.dtype(
             {

@@ -51,7 +51,7 @@ class Parameters:
     """
 
     def __init__(self, node: Node, classes: Iterable[type[Checked]], *, running: tuple[str, ...] = (), read_only: tuple[str, ...] = ()) -> None:
-        """running: names, or prefixes that end in a dot, of parameters that may change at any time. The others change only while `locked` is False."""
+        """running: names, or prefixes that end in a dot, of what may change at any time. The others change only while `locked` is False."""
         self._node, self._running = node, running
         self._classes = tuple(classes)
         self._leaves = {leaf.name: leaf for cls in self._classes for leaf in leaves(cls)}
