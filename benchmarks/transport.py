@@ -19,6 +19,7 @@ from typing import Any
 
 import rclpy
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from sensor_msgs.msg import Image, PointCloud2
@@ -35,7 +36,7 @@ QUIET_S = 2.0
 
 def publish(node: Node, kind: type, num_bytes: int, qos: QoSProfile, num_messages: int) -> None:
     """Send `num_messages` stamped messages once somebody listens."""
-    publisher = node.create_publisher(kind, "data", qos)
+    publisher: Publisher = node.create_publisher(kind, "data", qos)
     message = kind()
     payload = array.array("B")
     payload.frombytes(bytes(num_bytes))

@@ -35,8 +35,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in ROOT.iterdir():
         if path.is_file() and not path.name.startswith("."):
             shutil.copy2(path, source / path.name)
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    run = subprocess.run([*command, "--no-compile", "--prefix", str(prefix), str(source)], capture_output=True, text=True, check=False)
+    # Without --ignore-installed pip would take the copy out of the running environment first.
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--ignore-installed", "--no-compile", "--prefix", str(prefix)]
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", *options, str(source)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return prefix
 
