@@ -40,7 +40,7 @@ def icosphere(num_splits: int) -> NDArray[np.float64]:
 
 
 def _with_edge_middles(vertices: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The vertices and the middles of their edges, back on the sphere. Edges join neighbours: an icosphere's edge lengths differ by less than 1.25."""
+    """The vertices and the middles of their edges, back on the sphere. Its edges differ in length by less than 1.25."""
     distances = np.linalg.norm(vertices[:, None] - vertices[None], axis=-1)
     shortest = distances[distances > 0].min()
     first, second = np.nonzero(np.triu(distances < 1.35 * shortest, k=1))
