@@ -52,4 +52,3 @@ class Step:
         self._progress.update(self._task, description=text)
 
 
-ProgressCallback = Callable[[int, int], None]

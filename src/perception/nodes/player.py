@@ -208,7 +208,7 @@ class Player:
             silent = [f"{topic} ({len(stamps)} answers so far)" for topic, stamps in self._answers.items()]
             waited_s = self.config.answer_timeout_s
             raise NodeError(
-                f"{num_in_a_row} images in a row without an answer within {waited_s:g} s each on {', '.join(silent)}: see the nodes' logs"
+                f"{num_in_a_row} images in a row without an answer within {waited_s:g} s on {', '.join(silent)}: see the nodes' logs"
             )
 
 

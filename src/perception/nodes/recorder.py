@@ -29,15 +29,16 @@ DISCOVERY_PERIOD_S = 0.1
 class Recorder:
     """Subscribes to each topic when its publisher appears and writes what arrives; `node` must be spun by another thread."""
 
-    def __init__(self, node: Node, path: Path, topics: Sequence[str], now_ns: Callable[[], int]) -> None:
-        """`path`: folder of the bag to make · `now_ns`: the time that a message is filed under (the player's clock in a replay)."""
+    def __init__(self, node: Node, path: Path, topics: Sequence[str], now_ns: Callable[[], int], *, overwrite: bool = False) -> None:
+        """`path`: folder of the bag to make · `now_ns`: the time that a message is filed under (the player's clock in a replay) ·
+        `overwrite`: replace an older bag there."""
         self.path, self.topics = Path(path), tuple(topics)
         self._node, self._now_ns = node, now_ns
         self._counts: Counter[str] = Counter()
         self._failure: BaseException | None = None
         self._subscriptions: dict[str, Subscription] = {}
         self._queue: queue.Queue[tuple[str, str, bytes, int] | None] = queue.Queue(QUEUE_LENGTH)
-        self._writer = BagWriter(self.path)
+        self._writer = BagWriter(self.path, overwrite=overwrite)
         self._thread = threading.Thread(target=self._write, name="recorder", daemon=True)
         self._thread.start()
         # On the steady clock, because simulated time stands still before a replay begins.

@@ -1,0 +1,84 @@
+"""`perception demo --frames`: the camera's own pose in a scene that was seen before. The whole scene is the object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from perception.cli.demo import Arguments
+from perception.cli.demo_stream import CAMERA_INFO_TOPIC, IMAGE_TOPIC, Stream, features_config, pose_config, run_nodes, score_run, truth_topic
+from perception.cli.progress import Step, Steps
+from perception.core.errors import InputError
+from perception.core.types import ReferenceView
+from perception.evaluation.predictions import PoseTruth
+from perception.evaluation.score import score_table
+from perception.io.bags import BagWriter
+from perception.io.posed_frames import PosedFrameFolder
+from perception.pipelines.dense_features import DenseFeatures
+from perception.pipelines.onboarding import OnboardingConfig, build_database
+
+OBJECT_NAME = "scene"
+_MIN_FRAMES = 4
+
+
+def run(arguments: Arguments) -> int:
+    """Prints a table of the camera's pose error and the path of the report."""
+    assert arguments.frames is not None
+    steps, out = Steps(), arguments.out or Path("runs/demo-frames")
+    folder = PosedFrameFolder(arguments.frames, arguments.colour_focal_px)
+    references, queries = split(len(folder), arguments.reference_every, arguments.num_frames)
+    features = features_config(arguments.extractor)
+    database = out / f"{OBJECT_NAME}.safetensors"
+    with steps.step(f"onboard the scene from {len(references)} of {len(folder)} frames") as step:
+        views = Views(folder, references)
+        built = build_database(OBJECT_NAME, views, DenseFeatures(features), OnboardingConfig(), step.progress, str(arguments.frames))
+        built.save(database)
+        step.result = f"{len(built.points)} points, {database}"
+    with steps.step(f"write the other {len(queries)} frames into a bag") as step:
+        truth = write_bag(folder, queries, out / "bag", step)
+    stream = Stream(out / "bag", truth_topics=(truth_topic(OBJECT_NAME),))
+    recorded = run_nodes(steps, stream, out, features, databases=[database], domain_id=arguments.domain_id)
+    score = score_run(steps, stream, recorded, out, pose_config(features, [database]), truth, "camera")
+    steps.console.print(score_table(score))
+    return 0
+
+
+def split(num_frames: int, reference_every: int, max_queries: int = 0) -> tuple[range, range]:
+    """Indices of the references (every n-th of the first half) and of the frames to find (the second half, `max_queries` at most if not 0)."""
+    if num_frames < _MIN_FRAMES:
+        raise InputError(f"{num_frames} posed frames: at least {_MIN_FRAMES} are needed, half of them as references")
+    half = num_frames // 2
+    return range(0, half, reference_every), range(half, min(num_frames, half + max_queries) if max_queries else num_frames)
+
+
+class Views(Sequence[ReferenceView]):
+    """Some frames of a folder as reference views of the whole scene, read when they are asked for."""
+
+    def __init__(self, folder: PosedFrameFolder, indices: range) -> None:
+        self._folder, self._indices = folder, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        posed = self._folder[self._indices[index]]
+        return ReferenceView(posed.frame, np.linalg.inv(posed.world_from_camera))
+
+
+def write_bag(folder: PosedFrameFolder, indices: range, path: Path, step: Step) -> list[PoseTruth]:
+    """Images, intrinsics and true poses (camera_from_scene) of some frames as a bag; returns the truth."""
+    truth = []
+    with BagWriter(path, overwrite=True) as writer:
+        for done, index in enumerate(indices, 1):
+            posed = folder[index]
+            time_ns, frame_id = posed.frame.time_ns, posed.frame.frame_id
+            camera_from_scene = np.linalg.inv(posed.world_from_camera)
+            assert posed.frame.camera is not None
+            writer.write_camera_info(CAMERA_INFO_TOPIC, time_ns, posed.frame.camera, frame_id)
+            writer.write_pose(truth_topic(OBJECT_NAME), time_ns, camera_from_scene, frame_id)
+            writer.write_image(IMAGE_TOPIC, time_ns, posed.frame.image, frame_id=frame_id)
+            truth.append(PoseTruth(time_ns, OBJECT_NAME, camera_from_scene))
+            step.progress(done, len(indices))
+    return truth

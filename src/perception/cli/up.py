@@ -1,0 +1,13 @@
+"""Run the nodes in one process and one executor, without the `ros2` tool; they share one copy of the model."""
+
+from __future__ import annotations
+
+from perception.nodes.up import UpArguments as Arguments
+from perception.nodes.up import run_nodes
+
+__all__ = ["Arguments", "run"]
+
+
+def run(arguments: Arguments) -> int:
+    """Blocks until Ctrl-C or SIGTERM; returns the exit code."""
+    return run_nodes(arguments.params, arguments.nodes, arguments.namespaces, arguments.remap, autostart=arguments.autostart)
