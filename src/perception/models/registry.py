@@ -10,6 +10,8 @@ from perception.models.extractor import Extractor, ExtractorConfig
 EXTRACTORS: dict[str, str] = {
     "dense_sift": "perception.models.dense_sift:create_dense_sift",
     "dense_sift_opencv": "perception.models.dense_sift:create_dense_sift_opencv",
+    "alike_t": "perception.models.alike:create_alike",
+    "alike_n": "perception.models.alike:create_alike",
 }
 """Name → "module:factory"; a factory takes an ExtractorConfig and returns an Extractor."""
 

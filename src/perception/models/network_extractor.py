@@ -1,0 +1,120 @@
+"""A network with its weights as an extractor: fits the image, runs the network on a backend, normalises and places the cells."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from perception.backends.backend import Backend, BackendOptions, IoSpec, TensorSpec, open_backend
+from perception.core.errors import ConfigError
+from perception.core.types import Grid
+from perception.models.extractor import ExtractorConfig, check_image, resolve_device, resolve_precision
+from perception.models.weights import cache_dir
+
+_NUM_OPEN_SIZES = 3
+
+
+class DenseNetwork(Protocol):
+    """An nn.Module from one image (1, 3, height, width) in [0, 1] RGB to raw descriptors (1, dim, rows, cols).
+
+    Sides must be multiples of multiple_px. Cell (row, col) is centred on pixel offset_px + stride_px * (col, row).
+    """
+
+    dim: int
+    multiple_px: int
+    stride_px: int
+    offset_px: float
+
+    def prepare(self, height: int, width: int) -> None:
+        """Work out, in float32, all that depends on the image size only, so that it is a constant of the graph."""
+
+
+class NetworkExtractor:
+    """An Extractor over a DenseNetwork, on torch or on a graph exported for each image size. Not safe to share between threads without a lock."""
+
+    def __init__(self, name: str, network: DenseNetwork, config: ExtractorConfig) -> None:
+        assert isinstance(network, nn.Module)
+        self.name = name
+        self.dim = network.dim
+        self._network = network
+        self._config = config
+        self._device = resolve_device(config.device)
+        self._dtype = resolve_precision(config.precision, self._device)
+        if config.backend != "torch":
+            if config.precision not in ("auto", "float32"):
+                raise ConfigError(f"precision = {config.precision!r}: backend {config.backend} takes auto or float32")
+            self._dtype = torch.float32
+        self._backends: OrderedDict[tuple[int, int], Backend] = OrderedDict()
+
+    def extract(self, image: NDArray[np.uint8]) -> tuple[torch.Tensor, Grid]:
+        """image (height, width, 3) RGB → (dim, rows, cols) float32 unit descriptors of the cells centred inside the image, and their grid."""
+        check_image(image, self.name)
+        height, width = image.shape[:2]
+        fitted, scale_x, scale_y = self._fitted(image)
+        pixels = torch.from_numpy(fitted).permute(2, 0, 1)[None].to(torch.float32).div_(255)
+        raw = self._backend(*fitted.shape[:2]).run({"image": pixels})["tokens"][0]
+        offset, stride = self._network.offset_px, self._network.stride_px
+        offset_x, offset_y = ((offset + 0.5) * scale - 0.5 for scale in (scale_x, scale_y))
+        stride_x, stride_y = stride * scale_x, stride * scale_y
+        rows, cols = (_num_inside(*axis) for axis in ((height, offset_y, stride_y, raw.shape[1]), (width, offset_x, stride_x, raw.shape[2])))
+        descriptors = torch.nn.functional.normalize(raw[:, :rows, :cols].float(), dim=0)
+        return descriptors, Grid((offset_x, offset_y), (stride_x, stride_y))
+
+    def _fitted(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float, float]:
+        """The image with sides the network takes, and how many original pixels one of its pixels spans in x and y."""
+        height, width = image.shape[:2]
+        unit = self._network.multiple_px
+        if self._config.fit == "pad":
+            bottom, right = -height % unit, -width % unit
+            if bottom or right:
+                image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
+            return np.ascontiguousarray(image), 1.0, 1.0
+        new_height, new_width = (max(1, round(side / unit)) * unit for side in (height, width))
+        if (new_height, new_width) == (height, width):
+            return np.ascontiguousarray(image), 1.0, 1.0
+        shrinks = new_height * new_width < height * width
+        resized = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        return resized.astype(np.uint8, copy=False), width / new_width, height / new_height
+
+    def _backend(self, height: int, width: int) -> Backend:
+        """The graph for images of this size, opened on first use."""
+        size = (height, width)
+        if size in self._backends:
+            self._backends.move_to_end(size)
+            return self._backends[size]
+        self._network.prepare(height, width)
+        backend = self._torch_backend(height, width) if self._config.backend == "torch" else self._exported_backend(height, width)
+        self._backends[size] = backend
+        while len(self._backends) > _NUM_OPEN_SIZES:
+            _, oldest = self._backends.popitem(last=False)
+            oldest.close()
+        return backend
+
+    def _torch_backend(self, height: int, width: int) -> Backend:
+        spec = IoSpec(
+            (TensorSpec("image", torch.float32, (1, 3, height, width)),),
+            (TensorSpec("tokens", torch.float32, (1, self.dim, None, None)),),
+        )
+        return open_backend("torch", self._network, BackendOptions(self._device, self._dtype, io_spec=spec))  # type: ignore[arg-type]
+
+    def _exported_backend(self, height: int, width: int) -> Backend:
+        from perception.backends.onnx_export import export_key, export_onnx
+
+        module = self._network
+        assert isinstance(module, nn.Module)
+        example = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+        path = cache_dir() / "graphs" / f"{export_key(module, self.name, example)}.onnx"
+        if not path.is_file():
+            export_onnx(module, example, path)
+        return open_backend(self._config.backend, path, BackendOptions(self._device))
+
+
+def _num_inside(side_px: int, offset_px: float, stride_px: float, num_cells: int) -> int:
+    """How many of the cells are centred inside the original image; at least one."""
+    return max(1, min(num_cells, int(np.floor((side_px - 0.5 - offset_px) / stride_px + 1e-9)) + 1))
