@@ -8,7 +8,23 @@ from numpy.typing import NDArray
 
 Color = tuple[int, int, int]
 
-_WORDS = ("CRUNCHY", "OATS", "Organic", "500 g", "NEW!", "Coffee", "Tomato", "Classic", "Farm", "No. 7", "Dark Roast", "Honey", "Vitamin C", "ORIGINAL", "Mill")
+_WORDS = (
+    "CRUNCHY",
+    "OATS",
+    "Organic",
+    "500 g",
+    "NEW!",
+    "Coffee",
+    "Tomato",
+    "Classic",
+    "Farm",
+    "No. 7",
+    "Dark Roast",
+    "Honey",
+    "Vitamin C",
+    "ORIGINAL",
+    "Mill",
+)
 _FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_TRIPLEX, cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_SCRIPT_COMPLEX)
 
 
@@ -24,7 +40,9 @@ def noise(rng: np.random.Generator, height: int, width: int, num_octaves: int = 
 
 def blend(share: NDArray[np.float32], low: Color, high: Color) -> NDArray[np.uint8]:
     """RGB between two colours by a map of shares in [0, 1]."""
-    return np.clip(np.asarray(low, np.float32) + share[..., None] * (np.asarray(high, np.float32) - np.asarray(low, np.float32)), 0, 255).astype(np.uint8)
+    return np.clip(np.asarray(low, np.float32) + share[..., None] * (np.asarray(high, np.float32) - np.asarray(low, np.float32)), 0, 255).astype(
+        np.uint8
+    )
 
 
 def random_color(rng: np.random.Generator, low: int = 20, high: int = 240) -> Color:

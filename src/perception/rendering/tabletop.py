@@ -27,7 +27,7 @@ _TABLE_SIZE = (1.6, 1.1, 0.04)
 _ROOM_SIZE = (4.4, 4.4, 2.6)
 _ROOM_CENTER = (0.0, 0.0, 0.55)
 _LIGHT_DIRECTION = (0.35, -0.45, 1.0)
-_LIGHTING = Lighting(ambient=0.5, diffuse=0.52, direction=_LIGHT_DIRECTION, in_camera_axes=False)
+_LIGHTING = Lighting(ambient=0.62, diffuse=0.62, direction=_LIGHT_DIRECTION, in_camera_axes=False)
 _SIDE_PX = 384
 
 
