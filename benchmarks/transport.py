@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from itertools import product
 from typing import Any
 
 import rclpy
@@ -29,6 +30,7 @@ from perception.nodes.processes import reserved_domain, ros_environment
 KINDS = {"640x480 image": (Image, 640 * 480 * 3), "16 MB cloud": (PointCloud2, 16_000_000)}
 RELIABILITIES = {"reliable": ReliabilityPolicy.RELIABLE, "best effort": ReliabilityPolicy.BEST_EFFORT}
 PERIOD_S = 0.1
+NUM_ROUNDS = 4
 DISCOVERY_S = 1.0
 QUIET_S = 2.0
 """The subscriber ends when nothing has come for so long."""
@@ -89,23 +91,32 @@ def environments(domain_id: int) -> dict[str, dict[str, str]]:
 
 
 def report(num_messages: int) -> None:
-    """Measure everything and print the table."""
+    """Measure everything, the transports in turn so that the machine's other work hits all alike, and print the table."""
     columns = [(kind, reliability) for kind in KINDS for reliability in RELIABILITIES]
-    print("| transport | " + " | ".join(f"{kind}, {reliability}" for kind, reliability in columns) + " |")
-    print("|---|" + "---|" * len(columns), flush=True)
-    baseline: dict[tuple[str, str], float] = {}
+    per_round = max(1, num_messages // NUM_ROUNDS)
     with reserved_domain() as domain_id:
-        for name, environment in environments(domain_id).items():
-            cells = []
-            for column in columns:
-                latencies_ms = measure(*column, environment, num_messages)
-                cell = f"{len(latencies_ms)}/{num_messages}"
-                if latencies_ms:
-                    median_ms = statistics.median(latencies_ms)
-                    ratio = baseline.setdefault(column, median_ms) / median_ms
-                    cell = f"{median_ms:.1f} ms ({ratio:.1f}x), {cell}"
-                cells.append(cell)
-            print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+        transports = environments(domain_id)
+        latencies_ms: dict[tuple[str, tuple[str, str]], list[float]] = {(name, column): [] for name in transports for column in columns}
+        for column, index in product(columns, range(NUM_ROUNDS)):
+            print(f"{', '.join(column)}: round {index + 1} of {NUM_ROUNDS}", file=sys.stderr)
+            for name, environment in transports.items():
+                latencies_ms[name, column] += measure(*column, environment, per_round)
+    num_sent = per_round * NUM_ROUNDS
+    print("| transport | " + " | ".join(", ".join(column) for column in columns) + " |")
+    print("|---|" + "---|" * len(columns))
+    baseline = next(iter(transports))
+    for name in transports:
+        print(f"| {name} | " + " | ".join(cell(latencies_ms[name, column], latencies_ms[baseline, column], num_sent) for column in columns) + " |")
+
+
+def cell(latencies_ms: list[float], baseline_ms: list[float], num_sent: int) -> str:
+    """Median, ratio to the baseline where all of that arrived, and received of sent."""
+    arrived = f"{len(latencies_ms)}/{num_sent}"
+    if not latencies_ms:
+        return arrived
+    median_ms = statistics.median(latencies_ms)
+    ratio = f" ({statistics.median(baseline_ms) / median_ms:.1f}x)" if len(baseline_ms) == num_sent else ""
+    return f"{median_ms:.1f} ms{ratio}, {arrived}"
 
 
 def main() -> None:
