@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rosbags.typesys import Stores, get_typestore
-from scipy.spatial.transform import Rotation
 
 from perception.core.errors import InputError
 from perception.core.types import Camera
+from perception.geometry import se3, so3
 from perception.io import ros_images
 
 IMAGE, COMPRESSED_IMAGE, CAMERA_INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/CameraInfo"
@@ -84,7 +84,7 @@ def camera_info(time_ns: int, camera: Camera, frame_id: str = "") -> Any:
 
 
 def _quaternion(rotation: NDArray) -> Any:
-    x, y, z, w = Rotation.from_matrix(rotation).as_quat()
+    x, y, z, w = (float(value) for value in so3.to_quaternion_xyzw(np.asarray(rotation, np.float64)))
     return _type("geometry_msgs/msg/Quaternion")(x=x, y=y, z=z, w=w)
 
 
@@ -131,6 +131,4 @@ def matrix_from(position: Any, orientation: Any) -> NDArray[np.float64]:
         raise InputError(
             f"pose with position {translation.tolist()} and quaternion {quaternion.tolist()}: must be finite, with a quaternion of length 1"
         )
-    matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = Rotation.from_quat(quaternion).as_matrix(), translation
-    return matrix
+    return se3.from_rotation_translation(so3.from_quaternion_xyzw(quaternion), translation)

@@ -43,7 +43,7 @@ def _decode(path: Path, flags: int) -> NDArray:
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
     """(height, width, 3) uint8 RGB. Raises InputError when the file is missing or damaged."""
-    return cv2.cvtColor(_decode(Path(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return np.asarray(cv2.cvtColor(_decode(Path(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def read_depth_image(path: str | Path) -> NDArray[np.uint16]:

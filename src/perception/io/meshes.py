@@ -86,7 +86,12 @@ def load(path: str | Path, scale: float = 1.0) -> Mesh:
 
 
 def _check_texture_files(path: Path) -> None:
-    """OBJ only: trimesh goes on without a texture that is missing, which shows only as a grey object."""
+    """trimesh goes on without a texture that is missing, which shows only as a grey object."""
+    if path.suffix.lower() == ".ply":
+        header = path.read_bytes()[:4096].split(b"end_header")[0].decode(errors="replace")
+        for line in header.splitlines():
+            if line.startswith("comment TextureFile "):
+                _check_picture(path, path.parent / line.removeprefix("comment TextureFile ").strip())
     if path.suffix.lower() != ".obj":
         return
     for library in _statements(path, "mtllib"):
@@ -94,14 +99,18 @@ def _check_texture_files(path: Path) -> None:
         if not material.is_file():
             raise InputError(f"mesh {path}: its material file {material} is missing")
         for name in _statements(material, "map_Kd"):
-            texture = material.parent / name.split()[-1] if not (material.parent / name).is_file() else material.parent / name
-            if not texture.is_file():
-                raise InputError(f"mesh {path}: its texture {texture} is missing")
-            try:
-                with Image.open(texture) as image:
-                    image.load()
-            except (OSError, UnidentifiedImageError) as error:
-                raise InputError(f"mesh {path}: its texture {texture} cannot be read ({error})") from error
+            whole = material.parent / name
+            _check_picture(path, whole if whole.is_file() else material.parent / name.split()[-1])  # options may stand before the name
+
+
+def _check_picture(mesh: Path, texture: Path) -> None:
+    if not texture.is_file():
+        raise InputError(f"mesh {mesh}: its texture {texture} is missing")
+    try:
+        with Image.open(texture) as image:
+            image.load()
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(f"mesh {mesh}: its texture {texture} cannot be read ({error})") from error
 
 
 def _statements(path: Path, keyword: str) -> list[str]:
@@ -168,11 +177,17 @@ def _merge_textured(parts: list[Mesh], vertices: NDArray, faces: NDArray, name: 
 
 
 def save(mesh: Mesh, path: str | Path) -> None:
-    """Write OBJ (with .mtl and texture beside it), PLY or GLB, as the suffix says."""
+    """Write OBJ (with .mtl and texture beside it), GLB or PLY, as the suffix says. PLY keeps a texture only as the colours of its vertices."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     visual: Any = None
-    if mesh.texture is not None and mesh.uv is not None:
+    is_ply = path.suffix.lower() == ".ply"
+    if mesh.texture is not None and mesh.uv is not None and is_ply:
+        height, width = mesh.texture.shape[:2]
+        column = np.clip(mesh.uv[:, 0] * width, 0, width - 1).astype(int)
+        row = np.clip((1 - mesh.uv[:, 1]) * height, 0, height - 1).astype(int)
+        visual = trimesh.visual.ColorVisuals(vertex_colors=mesh.texture[row, column])
+    elif mesh.texture is not None and mesh.uv is not None:
         material = trimesh.visual.material.SimpleMaterial(image=Image.fromarray(mesh.texture))
         material.name = f"{path.stem}_texture"
         visual = trimesh.visual.TextureVisuals(uv=mesh.uv, material=material)

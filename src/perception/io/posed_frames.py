@@ -1,7 +1,7 @@
 """Folders of posed RGB-D frames in the layout of the 7-Scenes data set.
 
 Files: `frame-NNNNNN.color.jpg` or `.png`, `frame-NNNNNN.depth.png` (16-bit mm, 0 and 65535 invalid; may be absent), `frame-NNNNNN.pose.txt`
-(4x4 world_from_camera) and `camera-intrinsics.txt` (3x3, of the depth camera).
+(4x4 world_from_camera) and `camera-intrinsics.txt` (3x3, of the depth camera). A `frame-NNNNNN.mask.png`, not black where the object is, may lie beside.
 """
 
 from __future__ import annotations
@@ -70,8 +70,10 @@ class PosedFrameFolder:
         world_from_camera = read_pose(self.folder / f"{name}.pose.txt")
         depth_path = self.folder / f"{name}.depth.png"
         depth_m = self._registered_depth(depth_path) if depth_path.exists() else None
+        mask_path = self.folder / f"{name}.mask.png"
+        mask = images.read_image(mask_path).any(axis=2) if mask_path.exists() else None
         stamp = (index % len(self)) * self._period_ns + 1  # a stamp of zero means "no time" in ROS
-        return PosedFrame(Frame(image, stamp, self.camera, self._frame_id, str(self.folder), depth_m), world_from_camera, name)
+        return PosedFrame(Frame(image, stamp, self.camera, self._frame_id, str(self.folder), depth_m, mask), world_from_camera, name)
 
     def _registered_depth(self, path: Path) -> NDArray[np.float32]:
         depth = images.read_depth_image(path)
@@ -79,7 +81,8 @@ class PosedFrameFolder:
             raise InputError(
                 f"{path} is {depth.shape[1]}x{depth.shape[0]}: must be {self.depth_camera.width}x{self.depth_camera.height} like the colour image"
             )
-        return cv2.remap(depth_to_metres(depth), *self._lookup, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+        registered = cv2.remap(depth_to_metres(depth), *self._lookup, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+        return np.asarray(registered, np.float32)
 
 
 def registration_lookup(colour: Camera, depth: Camera) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -104,7 +104,7 @@ def to_rgb(array: NDArray, encoding: str) -> NDArray[np.uint8]:
     if array.dtype == np.uint16:
         array = (array >> 8).astype(np.uint8)
     try:
-        return cv2.cvtColor(np.ascontiguousarray(array), code)
+        return np.asarray(cv2.cvtColor(np.ascontiguousarray(array), code), np.uint8)
     except cv2.error as error:
         raise InputError(f"image of {array.shape[1]}x{array.shape[0]} in {encoding} cannot be converted: odd size? ({error.err})") from error
 
@@ -131,7 +131,7 @@ def compressed_image_to_array(msg: Any) -> NDArray:
     if pixels.ndim == 2:
         return pixels if pixels.dtype == np.uint16 else cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
     if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
+        pixels = (np.asarray(pixels, np.uint16) >> 8).astype(np.uint8)
     return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 

@@ -45,7 +45,8 @@ def cylinder(radius: float, height: float, label: NDArray[np.uint8], lid: NDArra
     label_share = label.shape[0] / texture.shape[0]
     turn = np.arange(num_segments + 1) / num_segments
     circle = np.stack([np.cos(2 * np.pi * turn), np.sin(2 * np.pi * turn)], axis=1)
-    vertices, uv, faces = [], [], []
+    vertices, uv = [], []
+    faces: list[tuple[int, ...]] = []
     for z, v in ((-height / 2, 1 - label_share), (height / 2, 1.0)):
         vertices.append(np.column_stack([radius * circle, np.full(len(turn), z)]))
         uv.append(np.column_stack([turn, np.full(len(turn), v)]))

@@ -117,13 +117,13 @@ def _draw_bar_code(rng: np.random.Generator, picture: NDArray[np.uint8]) -> None
 def wood(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:
     """Planks along x with grain and knots of different tone."""
     grain = 0.75 * noise(rng, height, width, 8, stretch=12) + 0.25 * rng.random((height, width), np.float32)
-    picture = blend(grain, (104, 66, 38), (196, 148, 98)).astype(np.float32)
+    toned = blend(grain, (104, 66, 38), (196, 148, 98)).astype(np.float32)
     num_planks = 6
     for plank in range(num_planks):
         rows = slice(plank * height // num_planks, (plank + 1) * height // num_planks)
-        picture[rows] *= rng.uniform(0.82, 1.08)
-        picture[rows.start : rows.start + max(2, height // 400)] *= 0.45
-    picture = np.clip(picture, 0, 255).astype(np.uint8)
+        toned[rows] *= rng.uniform(0.82, 1.08)
+        toned[rows.start : rows.start + max(2, height // 400)] *= 0.45
+    picture = np.clip(toned, 0, 255).astype(np.uint8)
     for _ in range(14):
         where = (int(rng.integers(0, width)), int(rng.integers(0, height)))
         for ring in range(5, 0, -1):

@@ -167,7 +167,7 @@ def sample_texture(texture: NDArray[np.uint8], uv: NDArray) -> NDArray[np.float3
 
 def _rotated(vectors: NDArray[np.float32], rotation: NDArray) -> NDArray[np.float32]:
     """Vectors (num, 3) turned by a matrix (3, 3): for many short rows OpenCV is several times faster than a matrix product."""
-    return cv2.transform(vectors[:, None], rotation).reshape(-1, 3) if len(vectors) else vectors
+    return np.asarray(cv2.transform(vectors[:, None], rotation), np.float32).reshape(-1, 3) if len(vectors) else vectors
 
 
 @lru_cache(maxsize=8)

@@ -92,7 +92,7 @@ def _printed_box(rng: np.random.Generator, size: tuple[float, float, float], bas
     for side in primitives.BOX_SIDES:
         tall, wide = extents.get(side, (depth, width))
         picture = textures.printed(rng, max(64, int(_SIDE_PX * tall / max(size))), max(64, int(_SIDE_PX * wide / max(size))), base)
-        sides.append(cv2.resize(picture, (_SIDE_PX, _SIDE_PX), interpolation=cv2.INTER_LINEAR))
+        sides.append(np.asarray(cv2.resize(picture, (_SIDE_PX, _SIDE_PX), interpolation=cv2.INTER_LINEAR), np.uint8))
     return primitives.box(size, sides, name)
 
 
