@@ -77,7 +77,8 @@ class CameraInput:
         self._info: CameraInfo | None = None
         self._camera: Camera | None = None
         self._camera_error = ""
-        self._waiting: Any = None
+        self._info_ns = -1
+        self._waiting: tuple[Any, float] | None = None
         self._last_ns: int | None = None
         # Groups of its own: services and timers of the node do not hold up images. One group for both topics: no lock is needed.
         group = MutuallyExclusiveCallbackGroup()
@@ -112,18 +113,31 @@ class CameraInput:
                 self._camera = camera_from_info(message)
             except InputError as error:
                 self._camera_error = str(error)
+        self._info_ns = stamp_ns(message.header.stamp)
         waiting, self._waiting = self._waiting, None
-        if waiting is not None and stamp_ns(waiting.header.stamp) == stamp_ns(message.header.stamp):
-            self._on_image(waiting)
+        if waiting is not None:
+            self._pair(*waiting)
 
     def _on_image(self, message: Any) -> None:
         arrived_s = time.monotonic()
-        time_ns = stamp_ns(message.header.stamp)
         self._check_image(message)
-        if self._needs_camera and self._info is None and self._waiting is None:
-            self._waiting = message  # the two messages of the very first frame may come in either order
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            self._guarded(self._camera_for)(waiting[0])
+        self._pair(message, arrived_s)
+
+    def _pair(self, message: Any, arrived_s: float) -> None:
+        """Accept the image if there is calibration for it. If not, it waits until its own CameraInfo or the next image has come: the two topics may
+        deliver in either order.
+        """
+        try:
+            camera = self._camera_for(message)
+        except Refusal:
+            if self._info_ns >= stamp_ns(message.header.stamp):
+                raise
+            self._waiting = (message, arrived_s)
             return
-        camera = self._camera_for(message)
+        time_ns = stamp_ns(message.header.stamp)
         restarted = self._check_order(time_ns)
         limit_hz = self._limits().max_rate_hz
         if limit_hz and self._last_ns is not None and not restarted and time_ns - self._last_ns < 0.99e9 / limit_hz:

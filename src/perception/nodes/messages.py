@@ -173,8 +173,9 @@ def point_cloud_message(points: NDArray, header: Header) -> PointCloud2:
         raise InputError(f"points have shape {points.shape} and type {points.dtype}: must be a structured array of one or two axes")
     height, width = (1, *points.shape)[-2:]
     fields = []
+    assert points.dtype.fields is not None
     for name in points.dtype.names:
-        dtype, offset = (points.dtype.fields or {})[name][:2]
+        dtype, offset = points.dtype.fields[name][:2]
         if dtype.base.str[1:] not in POINT_FIELD_TYPES or dtype.base.str[0] == ">":
             raise InputError(f"point field {name!r} has type {dtype.base}: must be little-endian, one of {', '.join(POINT_FIELD_TYPES)}")
         count = int(np.prod(dtype.shape, dtype=int))
