@@ -53,7 +53,7 @@ def save_pictures(
     num_each: int = 2,
     num_features: int = 6,
 ) -> list[Picture]:
-    """Pictures of telling frames into `<folder>/pictures`; topics may be raw or compressed (`<topic>/compressed`). A topic that is missing gives none."""
+    """Pictures of telling frames into `<folder>/pictures`. Topics may be raw or `<topic>/compressed`; one that is missing gives none."""
     folder = Path(folder) / PICTURES_FOLDER
     with BagReader(recording) as reader:
         overlay, features = (_image_topic(reader, topic) for topic in (overlay_topic, features_topic))

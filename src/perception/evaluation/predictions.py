@@ -126,6 +126,20 @@ def predictions_from_status(text: str, place: str = "status") -> list[PosePredic
     return records or [PosePrediction(time_ns, "", step_s=step_s, latency_s=latency_s, reason="no object known")]
 
 
+def status_of(records: Sequence[PosePrediction]) -> str:
+    """The status message (JSON) that says the same as the records of one frame; at least one."""
+    estimates, misses = [], []
+    for record in records:
+        item = {key: _jsonable(value) for key, value in vars(record).items() if key not in ("time_ns", "object_name", "step_s", "latency_s")}
+        if record.camera_from_object is not None:
+            estimates.append({"object": record.object_name, **item})
+        elif record.object_name:
+            misses.append({"object": record.object_name, **item})
+    first = records[0]
+    times = {"stamp_ns": first.time_ns, "step_s": _jsonable(first.step_s), "latency_s": _jsonable(first.latency_s)}
+    return json.dumps({**times, "estimates": estimates, "misses": misses})
+
+
 def _named(item: dict[str, Any]) -> dict[str, Any]:
     """A status entry under the field names of `PosePrediction`; keys that it does not have are left out."""
     known = {field.name for field in fields(PosePrediction)}

@@ -122,7 +122,7 @@ def _plots(score: Score) -> list[tuple[str, str, Plot]]:
     seconds = np.array([(1e-9 * (key - start_ns), frames[key].step_s, frames[key].latency_s) for key in times_ns])
     if np.isfinite(seconds[:, 1:]).any():
         text = "Latency: from the arrival of the image to publication. Step: time inside the pipeline."
-        found.append(("Speed", text, lambda theme: plots.latency(*seconds.T, theme=theme)))
+        found.append(("Speed", text, lambda theme: plots.latency(seconds[:, 0], seconds[:, 1], seconds[:, 2], theme)))
     return found
 
 
