@@ -13,10 +13,10 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
-
-from perception.nodes.messages import camera_info_message, header_of
 from tests.nodes.fakes import QuickFeaturesNode
 from tests.support.ros import CAMERA, FakeCamera, RosHarness
+
+from perception.nodes.messages import camera_info_message, header_of
 
 pytestmark = pytest.mark.ros
 

@@ -13,10 +13,10 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
-
-from perception.core.errors import WeightsError
 from tests.nodes.fakes import QuickFeaturesNode
 from tests.support.ros import FakeCamera, RosHarness
+
+from perception.core.errors import WeightsError
 
 pytestmark = pytest.mark.ros
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE

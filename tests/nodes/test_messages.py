@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import Image, PointCloud2, PointField
+from tests.nodes.fakes import quick_estimate
+from tests.support.closeness import assert_close
 
 from perception.core.errors import InputError
 from perception.core.types import Camera, FeatureMap, Grid, TrackSet
 from perception.geometry import se3
 from perception.io.ros_images import camera_from_info, image_to_array
 from perception.nodes import messages
-from tests.nodes.fakes import quick_estimate
-from tests.support.closeness import assert_close
 
 pytestmark = pytest.mark.ros
 HEADER = messages.header_of(12_345_678_901, "camera")

@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 import pytest
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from tests.support.ros import RosHarness
 
 from perception.core.config import Checked, Range, from_mapping
 from perception.core.errors import ConfigError
 from perception.nodes.parameters import Parameters
-from tests.support.ros import RosHarness
 
 pytestmark = pytest.mark.ros
 
