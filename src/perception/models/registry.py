@@ -6,12 +6,14 @@ from importlib import import_module
 
 from perception.core.errors import unknown_name
 from perception.models.extractor import Extractor, ExtractorConfig
+from perception.models.vit_zoo import VARIANTS
 
 EXTRACTORS: dict[str, str] = {
     "dense_sift": "perception.models.dense_sift:create_dense_sift",
     "dense_sift_opencv": "perception.models.dense_sift:create_dense_sift_opencv",
     "alike_t": "perception.models.alike:create_alike",
     "alike_n": "perception.models.alike:create_alike",
+    **dict.fromkeys(VARIANTS, "perception.models.vit:create_vit"),
 }
 """Name → "module:factory"; a factory takes an ExtractorConfig and returns an Extractor."""
 
