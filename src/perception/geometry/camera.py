@@ -57,10 +57,10 @@ def lift_points(points_px: NDArray, depth_m: NDArray, camera: Camera) -> NDArray
     NaN outside the image and where the depth is 0, negative or not finite.
     """
     nearest = np.round(points_px)
-    inside = ((nearest >= 0) & (nearest < (depth_m.shape[1], depth_m.shape[0]))).all(axis=1)
-    col, row = (nearest * inside[:, None]).astype(np.int64).T
+    inside = np.all((nearest >= 0) & (nearest < (depth_m.shape[1], depth_m.shape[0])), axis=1, keepdims=True)
+    col, row = np.where(inside, nearest, 0.0).astype(np.int64).T
     depth = depth_m[row, col]
-    known = inside & np.isfinite(depth) & (depth > 0)
+    known = inside[:, 0] & np.isfinite(depth) & (depth > 0)
     return unproject(points_px, np.where(known, depth, np.nan), camera)
 
 

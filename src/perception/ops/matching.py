@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,11 @@ from perception.core.errors import InputError
 
 _TILE_QUERIES = 2048
 _TILE_REFERENCES = 8192
+# The big product only says in which groups of neighbouring rows the maximum may lie: a maximum without its position is many times
+# cheaper than argmax, above all down the columns. The few groups that are left are then compared in float32, row by row.
+_GROUP = 32
+_KEPT_GROUPS = {torch.float32: 2, torch.bfloat16: 8}
+_RESCORED_AT_ONCE = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +32,8 @@ class MatcherConfig(Checked):
     """Drop matches below this similarity."""
     max_ratio: Annotated[float, Range(0.0, 1.0)] = 1.0
     """Keep a match only if its distance is below this share of the distance to the second nearest reference (Lowe, 2004); 1 switches the test off."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the search; what it finds is compared in float32 in any case. auto: bfloat16 on processors that multiply it in hardware."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,24 +51,28 @@ class Matches:
 def match_descriptors(query: Tensor | NDArray, reference: Tensor | NDArray, config: MatcherConfig) -> Matches:
     """For each descriptor of `query` (n, dim) the most similar one of `reference` (m, dim), filtered as `config` says.
 
-    Both must have unit length. The reference may be a memory-mapped float16 array: it is read and converted tile by tile. The result is that of
-    float32 arithmetic; of exactly equal candidates the lowest index wins. Memory does not grow with n x m.
+    Both must have unit length. The reference may be a memory-mapped float16 array: it is read and converted tile by tile. Scores are float32,
+    and of equal candidates the lowest index wins. With precision float32 the nearest neighbours are exact; with bfloat16 the best 8 groups of 32
+    are compared exactly, so that only more than 8 near ties within its resolution can hide the best. Memory does not grow with n x m.
     """
     query, reference = as_descriptors(query, "query"), as_descriptors(reference, "reference")
     if query.shape[1] != reference.shape[1]:
         raise InputError(f"query descriptors have {query.shape[1]} dimensions, reference descriptors {reference.shape[1]}: must be equal")
     if not len(query) or not len(reference):
         return Matches(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
-    forward = _Best(len(query), query.device, with_second=config.max_ratio < 1)
-    backward = _Best(len(reference), query.device, with_second=False)
-    for first in range(0, len(reference), _TILE_REFERENCES):
-        tile = reference[first : first + _TILE_REFERENCES].to(query.device, torch.float32)
-        for start in range(0, len(query), _TILE_QUERIES):
-            score = query[start : start + _TILE_QUERIES].float() @ tile.T
-            forward.update(score, start, first)
-            if config.mutual:
-                backward.update(score.T, first, start)
-    return _filtered(forward, backward, config)
+    with torch.no_grad():
+        forward, backward = _search(query, reference, _search_dtype(config, query.device), config.mutual)
+        score, index, second = _rescored(query, reference, forward)
+        keep = score >= config.min_score
+        if config.max_ratio < 1:
+            # For unit vectors the squared distance is 2 - 2 cosine.
+            keep &= (1 - score).clamp(min=0) < config.max_ratio**2 * (1 - second).clamp(min=0)
+        rows = keep.nonzero()[:, 0]
+        if backward is not None:
+            wanted, position = torch.unique(index[rows], return_inverse=True)
+            _, nearest_query, _ = _rescored(reference[wanted.to(reference.device)].to(query.device), query, backward.groups[wanted])
+            rows = rows[nearest_query[position] == rows]
+    return Matches(rows.cpu().numpy(), index[rows].cpu().numpy(), score[rows].cpu().numpy())
 
 
 def as_descriptors(descriptors: Tensor | NDArray, name: str) -> Tensor:
@@ -72,34 +83,73 @@ def as_descriptors(descriptors: Tensor | NDArray, name: str) -> Tensor:
     return tensor
 
 
-class _Best:
-    """Running maximum of each row over the columns seen so far, with its column and on demand the second-best value."""
-
-    def __init__(self, num: int, device: torch.device, with_second: bool) -> None:
-        self.value = torch.full((num,), -torch.inf, device=device)
-        self.index = torch.zeros(num, dtype=torch.int64, device=device)
-        self.second = torch.full((num,), -torch.inf, device=device) if with_second else None
-
-    def update(self, score: Tensor, first_row: int, first_column: int) -> None:
-        rows = slice(first_row, first_row + len(score))
-        value, index = score.max(dim=1)
-        best = self.value[rows]
-        if self.second is not None:
-            runner_up = score.topk(2, dim=1).values[:, 1] if score.shape[1] > 1 else torch.full_like(value, -torch.inf)
-            loser = torch.minimum(best, value)
-            self.second[rows] = torch.maximum(self.second[rows], torch.maximum(runner_up, loser))
-        better = value > best  # strict: an equal score keeps the lower index
-        self.index[rows] = torch.where(better, index + first_column, self.index[rows])
-        self.value[rows] = torch.where(better, value, best)
+def _search_dtype(config: MatcherConfig, device: torch.device) -> torch.dtype:
+    if config.precision != "auto":
+        return torch.float32 if config.precision == "float32" else torch.bfloat16
+    in_hardware = device.type != "cpu" or torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if in_hardware else torch.float32
 
 
-def _filtered(forward: _Best, backward: _Best, config: MatcherConfig) -> Matches:
-    keep = forward.value >= config.min_score
-    if config.mutual:
-        keep &= backward.index[forward.index] == torch.arange(len(keep), device=keep.device)
-    if forward.second is not None:
-        # For unit vectors the squared distance is 2 - 2 cosine.
-        nearest, next_nearest = (1 - forward.value).clamp(min=0), (1 - forward.second).clamp(min=0)
-        keep &= nearest < config.max_ratio**2 * next_nearest
-    rows = keep.nonzero()[:, 0]
-    return Matches(rows.cpu().numpy(), forward.index[rows].cpu().numpy(), forward.value[rows].cpu().numpy())
+def _search(query: Tensor, reference: Tensor, dtype: torch.dtype, mutual: bool) -> tuple[Tensor, _BestGroups | None]:
+    """Groups of references that are candidates for each query (n, kept), and on demand the groups of queries for each reference."""
+    kept = _KEPT_GROUPS[dtype]
+    forward = _BestGroups(len(query), kept, query.device)
+    backward = _BestGroups(len(reference), kept, query.device) if mutual else None
+    query = query.to(dtype)
+    for first in range(0, len(reference), _TILE_REFERENCES):
+        tile = reference[first : first + _TILE_REFERENCES].to(query.device, dtype).T.contiguous()
+        for start in range(0, len(query), _TILE_QUERIES):
+            score = query[start : start + _TILE_QUERIES] @ tile
+            forward.update(_group_maxima(score, 1), start, first // _GROUP)
+            if backward is not None:
+                backward.update(_group_maxima(score, 0).T, first, start // _GROUP)
+    return forward.groups, backward
+
+
+def _group_maxima(score: Tensor, axis: int) -> Tensor:
+    """Maximum over each `_GROUP` neighbours along an axis; the last group may be smaller."""
+    whole = score.shape[axis] // _GROUP
+    maxima = [score.narrow(axis, 0, whole * _GROUP).unflatten(axis, (whole, _GROUP)).amax(axis + 1)] if whole else []
+    if whole * _GROUP < score.shape[axis]:
+        maxima.append(score.narrow(axis, whole * _GROUP, score.shape[axis] - whole * _GROUP).amax(axis, keepdim=True))
+    return torch.cat(maxima, dim=axis) if len(maxima) > 1 else maxima[0]
+
+
+class _BestGroups:
+    """The groups with the highest maxima for each row, best first, equal ones in the order of their numbers; -1 where there are fewer."""
+
+    def __init__(self, num: int, kept: int, device: torch.device) -> None:
+        self.groups = torch.full((num, kept), -1, dtype=torch.int64, device=device)
+        self._value = torch.full((num, kept), -torch.inf, device=device)
+
+    def update(self, maxima: Tensor, first_row: int, first_group: int) -> None:
+        """Take in maxima (rows, groups) of rows from `first_row` on, groups numbered from `first_group` on. Groups must come in ascending order."""
+        rows = slice(first_row, first_row + len(maxima))
+        numbers = torch.arange(first_group, first_group + maxima.shape[1], device=maxima.device).expand(len(maxima), -1)
+        value = torch.cat([self._value[rows], maxima.float()], dim=1)
+        group = torch.cat([self.groups[rows], numbers], dim=1)
+        # Not topk: it does not say which of equal values it returns.
+        for rank in range(self.groups.shape[1]):
+            best, position = value.max(dim=1)
+            self._value[rows, rank] = best
+            self.groups[rows, rank] = torch.where(best == -torch.inf, -1, group.gather(1, position[:, None])[:, 0])
+            value.scatter_(1, position[:, None], -torch.inf)
+
+
+def _rescored(rows: Tensor, others: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Best float32 score (n,) of each of `rows` (n, dim) over those of `others` in its `groups` (n, kept), its index and the second-best score."""
+    best, index, second = [], [], []
+    size = max(1, _RESCORED_AT_ONCE // (groups.shape[1] * _GROUP * rows.shape[1]))
+    for part, part_groups in zip(rows.split(size), groups.split(size), strict=True):
+        # Ascending, so that the first of equal scores has the lowest index.
+        ordered = part_groups.sort(dim=1).values
+        candidate = (ordered[:, :, None] * _GROUP + torch.arange(_GROUP, device=rows.device)).flatten(1)
+        exists = (ordered >= 0).repeat_interleave(_GROUP, dim=1) & (candidate < len(others))
+        candidate = candidate.clamp(0, len(others) - 1)
+        found = others[candidate.flatten().to(others.device)].to(rows.device, torch.float32).view(*candidate.shape, -1)
+        score = torch.where(exists, torch.bmm(found, part.float()[:, :, None])[:, :, 0], -torch.inf)
+        value, position = score.max(dim=1)
+        best.append(value)
+        index.append(candidate.gather(1, position[:, None])[:, 0])
+        second.append(score.scatter(1, position[:, None], -torch.inf).amax(dim=1))
+    return torch.cat(best), torch.cat(index), torch.cat(second)
