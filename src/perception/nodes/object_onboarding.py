@@ -15,10 +15,10 @@ from std_srvs.srv import Trigger
 from perception.core.config import Checked
 from perception.core.errors import PerceptionError
 from perception.core.timing import Stopwatch
-from perception.io.references import ReferenceConfig, open_references
 from perception.pipelines.dense_features import DenseFeatures
-from perception.pipelines.object_database import ObjectDatabase
+from perception.pipelines.object_database import ObjectDatabase, checked_object_name
 from perception.pipelines.onboarding import OnboardingConfig, build_database
+from perception.rendering.reference_sources import ReferenceConfig, open_references
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +103,7 @@ class ObjectOnboarding:
         missing = [f"onboard.{key}" for key in ("name", "source") if not getattr(settings, key)]
         if missing:
             raise PerceptionError(f"parameter(s) {', '.join(missing)} are empty: set the object's name and where its reference views are")
+        checked_object_name(settings.name)
         watch = Stopwatch()
         source = open_references(settings.source, settings.reference)
         self._node.get_logger().info(f"onboarding {settings.name!r} from {len(source)} views of {settings.source} ({source.kind})")
