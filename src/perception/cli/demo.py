@@ -46,9 +46,7 @@ def run(arguments: Arguments) -> int:
     if arguments.frames is not None and arguments.bag is not None:
         raise ConfigError("--frames and --bag: give one of them, or none for the rendered scene")
     if arguments.num_frames < 0 or arguments.reference_every < 1:
-        raise ConfigError(
-            f"--num-frames {arguments.num_frames}, --reference-every {arguments.reference_every}: must be at least 0 and at least 1"
-        )
+        raise ConfigError(f"--num-frames {arguments.num_frames}, --reference-every {arguments.reference_every}: must be at least 0 and at least 1")
     if arguments.bag is not None:
         from perception.cli import demo_bag
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from perception.cli.demo import Arguments
 from perception.cli.demo_stream import CAMERA_INFO_TOPIC, IMAGE_TOPIC, Stream, features_config, pose_config, run_nodes, score_run, truth_topic
+from perception.cli.onboard import describe, onboard_object
 from perception.cli.progress import Step, Steps
 from perception.core.errors import InputError
-from perception.core.types import ReferenceView
 from perception.evaluation.predictions import PoseTruth
 from perception.evaluation.score import score_table
 from perception.io.bags import BagWriter
 from perception.io.posed_frames import PosedFrameFolder
-from perception.pipelines.dense_features import DenseFeatures
-from perception.pipelines.onboarding import OnboardingConfig, build_database
+from perception.rendering.reference_sources import ReferenceConfig
 
 OBJECT_NAME = "scene"
 _MIN_FRAMES = 4
@@ -32,10 +30,9 @@ def run(arguments: Arguments) -> int:
     features = features_config(arguments.extractor)
     database = out / f"{OBJECT_NAME}.safetensors"
     with steps.step(f"onboard the scene from {len(references)} of {len(folder)} frames") as step:
-        views = Views(folder, references)
-        built = build_database(OBJECT_NAME, views, DenseFeatures(features), OnboardingConfig(), step.progress, str(arguments.frames))
-        built.save(database)
-        step.result = f"{len(built.points)} points, {database}"
+        reference = ReferenceConfig(stride=references.step, end_frame=references.stop, colour_focal_px=arguments.colour_focal_px)
+        built = onboard_object(arguments.frames, OBJECT_NAME, database, features, reference, progress=step.progress)
+        step.result = describe(built, database)
     with steps.step(f"write the other {len(queries)} frames into a bag") as step:
         truth = write_bag(folder, queries, out / "bag", step)
     stream = Stream(out / "bag", truth_topics=(truth_topic(OBJECT_NAME),))
@@ -51,20 +48,6 @@ def split(num_frames: int, reference_every: int, max_queries: int = 0) -> tuple[
         raise InputError(f"{num_frames} posed frames: at least {_MIN_FRAMES} are needed, half of them as references")
     half = num_frames // 2
     return range(0, half, reference_every), range(half, min(num_frames, half + max_queries) if max_queries else num_frames)
-
-
-class Views(Sequence[ReferenceView]):
-    """Some frames of a folder as reference views of the whole scene, read when they are asked for."""
-
-    def __init__(self, folder: PosedFrameFolder, indices: range) -> None:
-        self._folder, self._indices = folder, indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]
-        posed = self._folder[self._indices[index]]
-        return ReferenceView(posed.frame, np.linalg.inv(posed.world_from_camera))
 
 
 def write_bag(folder: PosedFrameFolder, indices: range, path: Path, step: Step) -> list[PoseTruth]:

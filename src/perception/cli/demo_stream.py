@@ -83,9 +83,7 @@ def run_nodes(
         run.activate()
         recorded_topics = (*stream.topics, *FEATURE_TOPICS, *(POSE_TOPICS if with_poses else ()))
         with steps.step("play the bag through the nodes and record") as step:
-            recorded = run.play(
-                stream.bag, out / "recording", played_topics=stream.topics, recorded_topics=recorded_topics, progress=step.progress
-            )
+            recorded = run.play(stream.bag, out / "recording", played_topics=stream.topics, recorded_topics=recorded_topics, progress=step.progress)
             lost = f", {recorded.played.num_unanswered} not answered" if recorded.played.num_unanswered else ""
             step.result = f"{recorded.played.num_images} images{lost}, {sum(recorded.num_recorded.values())} messages recorded"
     return recorded
@@ -107,5 +105,3 @@ def score_run(
         score = score_files(out / "predictions.jsonl", out / "truth.jsonl", header, position)
         write_score(score, out)
     return score
-
-

@@ -53,7 +53,9 @@ def run(_arguments: Arguments) -> int:
 
 def check_python() -> Finding:
     found = f"{platform.python_version()} ({sys.executable})"
-    return Finding("Python", "ok" if sys.version_info >= (3, 10) else "missing", found, "" if sys.version_info >= (3, 10) else "use Python 3.10 or later")
+    return Finding(
+        "Python", "ok" if sys.version_info >= (3, 10) else "missing", found, "" if sys.version_info >= (3, 10) else "use Python 3.10 or later"
+    )
 
 
 def check_torch() -> Finding:
@@ -108,14 +110,21 @@ def check_fast_dds_profile() -> Finding:
     given = os.environ.get("FASTDDS_DEFAULT_PROFILES_FILE")
     if given:
         exists = Path(given).is_file()
-        return Finding("Fast DDS profile", "ok" if exists else "missing", given, "" if exists else "FASTDDS_DEFAULT_PROFILES_FILE names no file: unset it")
+        return Finding(
+            "Fast DDS profile", "ok" if exists else "missing", given, "" if exists else "FASTDDS_DEFAULT_PROFILES_FILE names no file: unset it"
+        )
     try:
         profile = share_dir() / "config" / "fastdds" / "shared_memory.xml"
     except PerceptionError as error:
         return Finding("Fast DDS profile", "missing", str(error), "pip install . in the checkout")
     if not profile.is_file():
         return Finding("Fast DDS profile", "missing", f"{profile}: no such file", "install the package again")
-    return Finding("Fast DDS profile", "ok", "not set in this shell (launch files and `perception demo` set it)", f"export FASTDDS_DEFAULT_PROFILES_FILE={profile}")
+    return Finding(
+        "Fast DDS profile",
+        "ok",
+        "not set in this shell (launch files and `perception demo` set it)",
+        f"export FASTDDS_DEFAULT_PROFILES_FILE={profile}",
+    )
 
 
 def check_shared_memory() -> Finding:

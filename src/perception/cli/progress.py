@@ -50,5 +50,3 @@ class Step:
     def describe(self, text: str) -> None:
         """Say what the step is at now."""
         self._progress.update(self._task, description=text)
-
-
