@@ -95,7 +95,7 @@ class CameraInput:
         self._node.destroy_subscription(self._images)
         self._node.destroy_subscription(self._infos)
 
-    def _guarded(self, callback: Callable[[Any], None]) -> Callable[[Any], None]:
+    def _guarded(self, callback: Callable[[Any], object]) -> Callable[[Any], None]:
         def run(message: Any) -> None:
             try:
                 callback(message)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -140,20 +139,13 @@ class ObjectPoseNode(CameraNode):
             for name in [known for known in self._object_publishers if known not in names]:
                 self.drop_publisher(self._object_publishers.pop(name))
             for name in [name for name in names if name not in self._object_publishers]:
-                topic = f"~/objects/{topic_token(name)}/pose"
-                self._object_publishers[name] = self.result_publisher(PoseWithCovarianceStamped, topic)
+                self._object_publishers[name] = self.result_publisher(PoseWithCovarianceStamped, f"~/objects/{name}/pose")
 
     def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self.pipeline is not None:
             self.pipeline.reset()
         response.success, response.message = True, "last poses forgotten; the objects stay"
         return response
-
-
-def topic_token(name: str) -> str:
-    """An object's name as part of a topic: other characters than letters, digits and _ become _."""
-    token = re.sub(r"[^A-Za-z0-9_]", "_", name)
-    return token if token and not token[0].isdigit() else f"_{token}"
 
 
 def overlay(frame: Frame, result: PoseResult) -> np.ndarray:
