@@ -31,7 +31,7 @@ class PointTrackerConfig(Checked):
     temperature: Annotated[float, Range(1e-4, 100.0, "cosine")] = 1.0
     """Softness of the sub-cell position; 1 is the published value, which averages almost the whole disc, 0.02 follows the peak."""
     min_similarity: Annotated[float, Range(-1.0, 1.0, "cosine")] = 0.6
-    """A point less similar to its query than this is hidden."""
+    """A point less similar to its query than this is hidden; 0.6 is published for ViT features, dense_sift wants about 0.85."""
     anchor_similarity: Annotated[float, Range(-1.0, 1.0, "cosine")] = 0.7
     """Offline only: frames at least this similar have a vote on whether the point is hidden elsewhere."""
     max_return_px: Annotated[float, Range(0.0, 10000.0, "px")] = 16.0
@@ -74,12 +74,15 @@ def track_clip(features: torch.Tensor, queries_xyt: torch.Tensor, grid: Grid, co
         raise InputError(
             f"queries have shape {tuple(queries_xyt.shape)} and frames {query_frames.tolist()}: must be (num, 3) with frames in [0, {num_frames})"
         )
+    if not len(queries_xyt):
+        empty = features.new_zeros(0, num_frames)
+        return ClipTracks(features.new_zeros(0, num_frames, 2), empty, empty.bool())
     points = locate_in_clip(_sample_each(features, queries_xyt[:, :2], query_frames, grid), features, grid, config)
     at_points = sample_map(features, points.transpose(0, 1), grid).transpose(0, 1)
     reference = at_points[torch.arange(len(points)), query_frames]
     similarity = (at_points * reference[:, None]).sum(-1)
     occluded = [_occluded(*track, features, grid, config) for track in zip(points, at_points, similarity, strict=True)]
-    return ClipTracks(points, similarity, torch.stack(occluded) if occluded else torch.zeros_like(similarity, dtype=torch.bool))
+    return ClipTracks(points, similarity, torch.stack(occluded))
 
 
 def _sample_each(features: torch.Tensor, points_px: torch.Tensor, frames: torch.Tensor, grid: Grid) -> torch.Tensor:
@@ -131,8 +134,8 @@ class PointTracker:
         """Track points_px (num, 2), as (x, y) inside `frame`, from now on. Replaces the points tracked so far."""
         height, width = frame.image.shape[:2]
         points = np.asarray(points_px, np.float32)
-        if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
-            raise InputError(f"points to track have shape {points.shape}: must be (num, 2) and finite")
+        if points.ndim != 2 or points.shape[1] != 2 or not len(points) or not np.isfinite(points).all():
+            raise InputError(f"points to track have shape {points.shape}: must be (num, 2), at least one, and finite")
         outside = (points < -0.5).any(1) | (points > [width - 0.5, height - 0.5]).any(1)
         if outside.any():
             raise InputError(f"point to track {points[outside][0].tolist()}: must lie in the {width}x{height} image")
