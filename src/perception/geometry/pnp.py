@@ -73,6 +73,7 @@ def solve_pnp(points_px: NDArray, points_object: NDArray, camera: Camera, config
     usable = np.isfinite(straight_px).all(axis=1) & np.isfinite(points_object).all(axis=1)
     if usable.sum() < max(4, config.min_inliers) or _are_collinear(points_object[usable]):
         return None
+    straight_px, points_object = np.where(usable[:, None], straight_px, 0.0), np.where(usable[:, None], points_object, 0.0)
     rows = np.flatnonzero(usable)
     if score is not None:
         rows = rows[np.argsort(-np.asarray(score)[rows], kind="stable")]

@@ -146,7 +146,7 @@ def _rescored(rows: Tensor, others: Tensor, groups: Tensor) -> tuple[Tensor, Ten
         candidate = (ordered[:, :, None] * _GROUP + torch.arange(_GROUP, device=rows.device)).flatten(1)
         exists = (ordered >= 0).repeat_interleave(_GROUP, dim=1) & (candidate < len(others))
         candidate = candidate.clamp(0, len(others) - 1)
-        found = others[candidate.flatten().to(others.device)].to(rows.device, torch.float32).view(*candidate.shape, -1)
+        found = others[candidate.flatten().to(others.device)].to(rows.device, torch.float32).view(*candidate.shape, others.shape[1])
         score = torch.where(exists, torch.bmm(found, part.float()[:, :, None])[:, :, 0], -torch.inf)
         value, position = score.max(dim=1)
         best.append(value)
