@@ -162,18 +162,20 @@ def _colors(part: Mesh) -> NDArray[np.uint8]:
 
 
 def _merge_textured(parts: list[Mesh], vertices: NDArray, faces: NDArray, name: str) -> Mesh:
-    tiles, rows = [part.texture if part.texture is not None else _colors(part)[:1, None, :] for part in parts], []
+    """Textures go below each other, each with a border of its own edge colours, so that bilinear lookups do not mix them."""
+    pictures = [part.texture if part.texture is not None else _colors(part)[:1, None, :] for part in parts]
+    tiles = [np.pad(picture, ((1, 1), (1, 1), (0, 0)), mode="edge") for picture in pictures]
     height, width, top = sum(tile.shape[0] for tile in tiles), max(tile.shape[1] for tile in tiles), 0
-    atlas = np.zeros((height, width, 3), np.uint8)
+    atlas, uv = np.zeros((height, width, 3), np.uint8), []
     for part, tile in zip(parts, tiles, strict=True):
         atlas[top : top + tile.shape[0], : tile.shape[1]] = tile
-        uv = part.uv if part.uv is not None else np.full((len(part.vertices), 2), 0.5, np.float32)
-        inside = np.where((uv < 0) | (uv > 1), uv - np.floor(uv), uv)
-        u = inside[:, 0] * tile.shape[1] / width
-        v = 1 - (top + (1 - inside[:, 1]) * tile.shape[0]) / height
-        rows.append(np.stack([u, v], 1).astype(np.float32))
+        own = part.uv if part.uv is not None else np.full((len(part.vertices), 2), 0.5, np.float32)
+        inside = np.where((own < 0) | (own > 1), own - np.floor(own), own)
+        u = (1 + inside[:, 0] * (tile.shape[1] - 2)) / width
+        v = 1 - (top + 1 + (1 - inside[:, 1]) * (tile.shape[0] - 2)) / height
+        uv.append(np.stack([u, v], 1).astype(np.float32))
         top += tile.shape[0]
-    return Mesh(vertices, faces, np.concatenate(rows), atlas, None, name)
+    return Mesh(vertices, faces, np.concatenate(uv), atlas, None, name)
 
 
 def save(mesh: Mesh, path: str | Path) -> None:

@@ -1,7 +1,7 @@
 """Folders of posed RGB-D frames in the layout of the 7-Scenes data set.
 
 Files: `frame-NNNNNN.color.jpg` or `.png`, `frame-NNNNNN.depth.png` (16-bit mm, 0 and 65535 invalid; may be absent), `frame-NNNNNN.pose.txt`
-(4x4 world_from_camera) and `camera-intrinsics.txt` (3x3, of the depth camera). A `frame-NNNNNN.mask.png`, not black where the object is, may lie beside.
+(4x4 world_from_camera) and `camera-intrinsics.txt` (3x3, of the depth camera). `frame-NNNNNN.mask.png` (not black on the object) may be there.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class PosedFrameFolder:
         depth_path = self.folder / f"{name}.depth.png"
         depth_m = self._registered_depth(depth_path) if depth_path.exists() else None
         mask_path = self.folder / f"{name}.mask.png"
-        mask = images.read_image(mask_path).any(axis=2) if mask_path.exists() else None
+        mask = images.read_image(mask_path).max(axis=2) > 0 if mask_path.exists() else None
         stamp = (index % len(self)) * self._period_ns + 1  # a stamp of zero means "no time" in ROS
         return PosedFrame(Frame(image, stamp, self.camera, self._frame_id, str(self.folder), depth_m, mask), world_from_camera, name)
 

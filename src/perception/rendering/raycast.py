@@ -217,7 +217,7 @@ def render(
         fine = np.repeat(backdrop.reshape(-1, 3)[pixels], supersampling**2, axis=0)
         fine_hits = scene.cast(_ray_directions(camera, supersampling)[pixels].reshape(-1, 3), scene_from_camera)
         _paint(fine, scene, fine_hits, lighting, scene_from_camera)
-        image.reshape(-1, 3)[pixels] = fine.reshape(len(pixels), -1, 3).mean(axis=1).round().astype(np.uint8)
+        image.reshape(-1, 3)[pixels] = fine.reshape(len(pixels), supersampling**2, 3).mean(axis=1).round().astype(np.uint8)
     return RenderedView(
         image=image,
         depth_m=depth_m.reshape(size),
