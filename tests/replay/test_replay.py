@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -20,6 +19,7 @@ from perception.evaluation.predictions import read_predictions, read_status_mess
 from perception.evaluation.replay import ReplayConfig, features_only, pipeline_header, replay_bag
 from perception.evaluation.report import write_report
 from perception.evaluation.run_folder import OUTPUT_BAG, PREDICTIONS_FILE, REPORT_FILE, TRUTH_FILE, RunDescription
+from perception.evaluation.score import score_files
 from perception.geometry import se3
 from perception.geometry.camera import project
 from perception.io.bags import BagReader, BagWriter
@@ -170,7 +170,7 @@ def test_predictions_of_other_settings_are_stale(bag: Path, run: Path) -> None:
     other = pipeline_header(DenseFeaturesConfig(max_image_side_px=320), ReplayConfig(), bag)
     with pytest.raises(InputError, match=r"pipeline\.max_image_side_px is 0, expected 320"):
         write_report(run, expected=other)
-    write_report(run, expected=pipeline_header(DenseFeaturesConfig(), ReplayConfig(), bag))
+    score_files(run / PREDICTIONS_FILE, run / TRUTH_FILE, expected=pipeline_header(DenseFeaturesConfig(), ReplayConfig(), bag))
 
 
 def test_changed_database_makes_predictions_stale(bag: Path, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_refused_frame_is_a_miss_with_its_reason(bag: Path, tmp_path: Path) -> N
     config = ReplayConfig()
     summary = replay_bag(bag, refuses_frame_2, config, tmp_path, pipeline_header(DenseFeaturesConfig(), config, bag))
     assert (summary.num_frames, summary.num_refused) == (8, 1)
-    _, score = write_report(tmp_path)
+    score = score_files(tmp_path / PREDICTIONS_FILE, tmp_path / TRUTH_FILE)
     assert score.overall.num_answered == 6
     assert "too dark" in {record.reason for record in score.predictions}
 
@@ -214,34 +214,35 @@ def test_ambiguous_and_missing_topics_are_listed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"/left/image_raw"):
         replayed(tmp_path / "two", tmp_path / "run", config=ReplayConfig(image_topic="/middle"))
     replayed(tmp_path / "two", tmp_path / "run", lambda frame: PoseResult(frame.time_ns, "", ()), ReplayConfig(image_topic="/left/image_raw"))
-    assert "No truth" not in (write_report(tmp_path / "run")[0]).read_text()
+    assert read_truth(tmp_path / "run" / TRUTH_FILE)[1] == []
 
 
 def test_features_alone(bag: Path, tmp_path: Path) -> None:
     torch.set_num_threads(2)
     replayed(bag, tmp_path, features_only(DenseFeatures(DenseFeaturesConfig())), ReplayConfig(max_frames=2))
     assert [picture.kind for picture in read_pictures(tmp_path)].count("features") == 2
-    _, score = write_report(tmp_path)
+    score = score_files(tmp_path / PREDICTIONS_FILE, None)
     assert score.stream.num_processed == 2
     assert score.stream.step_p50_s > 0
 
 
 def test_one_shot_pose_from_bag_to_report(bag: Path, tmp_path: Path) -> None:
-    """Onboarded from two views with depth, replayed on the frames between: every frame within 1 cm and 1 degree."""
+    """Onboarded from two views with depth, replayed on every third frame: each within 3 cm and 3 degrees, half of them within 1 cm."""
     from perception.pipelines.onboarding import OnboardingConfig, build_database
     from perception.pipelines.one_shot_pose import OneShotPose, OneShotPoseConfig
 
     torch.set_num_threads(2)
     features = DenseFeatures(DenseFeaturesConfig())
-    database = build_database("poster", [reference_view(index) for index in (0, 4, 7)], features, OnboardingConfig())
-    config = ReplayConfig()
+    database = build_database("poster", [reference_view(index) for index in (0, 6)], features, OnboardingConfig())
+    config = ReplayConfig(every=3)
     pipeline = OneShotPose(OneShotPoseConfig(), features)
     pipeline.add_object(database)
     header = pipeline_header(pipeline.config, config, bag)
     description = RunDescription(title="Poster", command="pytest tests/replay")
     replay_bag(bag, pipeline.step, config, tmp_path, header, description)
     _, score = write_report(tmp_path, expected=header)
-    assert score.overall.num_frames == NUM_FRAMES
+    assert score.overall.num_frames == 3
+    assert score.overall.num_not_processed == NUM_FRAMES - 3
     assert score.overall.recall_3cm_3deg == 1.0
     assert score.overall.median_translation_cm < 1.0
     assert json.loads((tmp_path / "score.json").read_text())["overall"]["recall_3cm_3deg"] == 1.0
@@ -257,4 +258,4 @@ def reference_view(index: int) -> ReferenceView:
     points_object = se3.transform_points(se3.inverse(pose), rays * depth_m[..., None])
     mask = ((points_object[..., :2] > 0.005) & (points_object[..., :2] < SIDE_M - 0.005)).all(axis=-1)
     frame = Frame(poster(pose), index, CAMERA, source="references", depth_m=depth_m.astype(np.float32), mask=mask)
-    return replace(ReferenceView(frame, pose))
+    return ReferenceView(frame, pose)

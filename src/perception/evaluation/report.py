@@ -91,7 +91,7 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 def _reasons(score: Score) -> list[tuple[str, int]]:
     """Why there was no pose, with counts, most frequent first; figures inside a reason are left out so that equal reasons meet."""
     counts: dict[str, int] = {}
-    for record in score.predictions:
+    for record in [error.prediction for error in score.errors] or score.predictions:
         if record.camera_from_object is None:
             reason = record.reason.partition("(")[0].strip() or "no reason given"
             counts[reason] = counts.get(reason, 0) + 1

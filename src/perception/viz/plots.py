@@ -53,7 +53,7 @@ def _figure(size_inch: tuple[float, float], columns: int, rows: int, theme: Plot
         ax.set_facecolor(theme.paper)
         ax.grid(color=theme.grid, linewidth=0.8)
         ax.set_axisbelow(True)
-        ax.tick_params(colors=theme.text, labelsize=9, length=0)
+        ax.tick_params(which="both", colors=theme.text, labelsize=9, length=0)
         ax.spines[:].set_visible(False)
         ax.spines["bottom"].set(visible=True, color=theme.grid)
         for label in (ax.xaxis.label, ax.yaxis.label, ax.title):
@@ -82,14 +82,12 @@ def error_over_time(series: Sequence[ErrorSeries], theme: PlotTheme = LIGHT) -> 
             low, high = (max(1e-3, known.min()), max(1e-2, known.max())) if len(known) else (0.1, 10.0)
             foot = low / 2.5
             for index, (item, values) in enumerate(zip(series, found, strict=True)):
-                color, answered = hex_color(PALETTE[index % len(PALETTE)]), np.isfinite(values)
-                shown = np.where(answered, np.maximum(values, low), np.nan)
+                color = hex_color(PALETTE[index % len(PALETTE)])
+                shown = np.where(np.isfinite(values), np.maximum(values, low), np.nan)
                 ax.plot(item.time_s, shown, color=color, linewidth=1.2, marker="o", markersize=2.8, label=item.name)
-                if not answered.all():
-                    missed_s = item.time_s[~answered]
-                    ax.plot(
-                        missed_s, np.full(len(missed_s), foot), "x", color=hex_color(VERMILION), markersize=5, label="no pose" if index == 0 else None
-                    )
+            missed_s = np.concatenate([item.time_s[~np.isfinite(values)] for item, values in zip(series, found, strict=True)] or [np.zeros(0)])
+            if len(missed_s):
+                ax.plot(missed_s, np.full(len(missed_s), foot), "x", color=hex_color(VERMILION), markersize=5, label="no pose")
             ax.set_yscale("log")
             ax.set_ylim(foot / 1.5, high * 2.0)
             ax.yaxis.set_major_formatter("{x:g}")
