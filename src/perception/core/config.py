@@ -172,6 +172,10 @@ def from_mapping(cls: type[ConfigT], mapping: Mapping[str, Any], place: str = ""
         else:
             leaf = next(leaf for leaf in own_leaves(cls) if leaf.name == name)
             values[name] = _checked_value(f"{where}.{name}", leaf, value)
+    required = [field.name for field in fields(cls) if field.default is MISSING and field.default_factory is MISSING]  # type: ignore[arg-type]
+    missing = [name for name in required if name not in values]
+    if missing:
+        raise ConfigError(f"{where}: required key(s) {missing} missing; known: {known}")
     return cls(**values)
 
 
@@ -179,10 +183,14 @@ def _nested(mapping: Mapping[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in mapping.items():
         head, _, rest = str(key).partition(".")
-        if rest:
-            result.setdefault(head, {})[rest] = value
+        inner = {rest: value} if rest else value
+        before = result.get(head, {})
+        if not isinstance(inner, Mapping):
+            result[head] = inner
+        elif isinstance(before, Mapping):
+            result[head] = {**before, **inner}
         else:
-            result[head] = {**result.get(head, {}), **value} if isinstance(value, Mapping) else value
+            raise ConfigError(f"{key}: {head} = {before!r} is given as well: must be a mapping")
     return result
 
 
