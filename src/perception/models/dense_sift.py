@@ -29,7 +29,9 @@ _DIM = _NUM_BINS * _NUM_BINS * _NUM_ORIENTATIONS
 _BLUR_SIGMA_PX = float(np.sqrt(1.6**2 - 0.5**2))  # brings a camera image (taken to have 0.5 px of blur) to SIFT's first scale
 _CLIP = 0.2
 _LARGEST_ENTRY = 255 / 512  # OpenCV stores 512 times the unit descriptor in a byte
-_BLOCK = 32  # grid positions of one dense product: small enough to skip most zeros of the band, large enough for a fast product
+_BLOCK = 20  # grid positions of one dense product: small enough to skip most zeros of the band, large enough for a fast product
+
+_CELLS_AT_ONCE = 2048  # a megabyte of histograms, so that all passes of the normalisation find them in the cache
 
 
 @dataclass(frozen=True)
@@ -81,17 +83,14 @@ def _orientation_maps(image: NDArray[np.uint8]) -> torch.Tensor:
     return maps
 
 
-def _root_normalised(histograms: torch.Tensor) -> torch.Tensor:
-    """histograms (orientation, row bin, row, column bin, column), overwritten → unit descriptors (128, rows, cols); zero stays zero."""
-    bins = (0, 1, 3)
+def _root_normalise(histograms: torch.Tensor) -> None:
+    """Clip, normalise and root the columns of (128, num), in place; zero stays zero."""
     tiny = torch.finfo(histograms.dtype).tiny
-    norm = histograms.square().sum(bins, keepdim=True).sqrt_()
-    clipped = torch.minimum(histograms, norm.mul_(_CLIP), out=histograms)
-    norm = clipped.square().sum(bins, keepdim=True).sqrt_()
-    clipped = torch.minimum(clipped, norm.mul_(_LARGEST_ENTRY), out=clipped)
-    clipped.div_(clipped.sum(bins, keepdim=True).clamp_(min=tiny)).sqrt_()
-    rows, cols = histograms.shape[2], histograms.shape[4]
-    return clipped.permute(1, 3, 0, 2, 4).reshape(_DIM, rows, cols)
+    for cells in histograms.split(_CELLS_AT_ONCE, dim=1):
+        for limit in (_CLIP, _LARGEST_ENTRY):
+            norm = (cells * cells).sum(0).sqrt_()
+            torch.minimum(cells, norm.mul_(limit), out=cells)
+        cells.div_(cells.sum(0).clamp_(min=tiny)).sqrt_()
 
 
 class DenseSift:
@@ -116,8 +115,9 @@ class DenseSift:
         height, width = image.shape[:2]
         maps = _orientation_maps(image).to(self._device)
         by_row = self._along_rows(maps, self._bands_of(height))
-        histograms = self._along_columns(by_row, self._bands_of(width))
-        return _root_normalised(histograms), _grid(height, width, self.step_px)
+        descriptors = self._along_columns(by_row, self._bands_of(width))
+        _root_normalise(descriptors.flatten(1))
+        return descriptors, _grid(height, width, self.step_px)
 
     def _bands_of(self, length_px: int) -> list[_Band]:
         if length_px not in self._bands:
@@ -138,12 +138,14 @@ class DenseSift:
 
     @staticmethod
     def _along_columns(by_row: torch.Tensor, bands: list[_Band]) -> torch.Tensor:
-        """(8, row bin, rows, width) → (8, row bin, rows, column bin, cols)."""
+        """(8, row bin, rows, width) → (128, rows, cols) in the order row bin, column bin, orientation."""
+        rows = by_row.shape[2]
         flat = by_row.flatten(0, 2)
-        out = flat.new_empty(flat.shape[0], _NUM_BINS, bands[-1].stop)
+        out = flat.new_empty(_NUM_BINS, _NUM_BINS, _NUM_ORIENTATIONS, rows, bands[-1].stop)
         for band in bands:
-            out[:, :, band.start : band.stop] = (flat[:, band.low : band.high] @ band.weights.T).view(flat.shape[0], _NUM_BINS, -1)
-        return out.view(*by_row.shape[:3], _NUM_BINS, -1)
+            product = flat[:, band.low : band.high] @ band.weights.T
+            out[..., band.start : band.stop] = product.view(_NUM_ORIENTATIONS, _NUM_BINS, rows, _NUM_BINS, -1).permute(1, 3, 0, 2, 4)
+        return out.flatten(0, 2)
 
 
 class DenseSiftOpenCv:
