@@ -233,7 +233,7 @@ def test_one_shot_pose_from_bag_to_report(bag: Path, tmp_path: Path) -> None:
 
     torch.set_num_threads(2)
     features = DenseFeatures(DenseFeaturesConfig())
-    database = build_database("poster", [reference_view(index) for index in (0, 6)], features, OnboardingConfig())
+    database = build_database("poster", [reference_view(index) for index in (0, 6)], features, OnboardingConfig(num_words=64, max_descriptors=8000))
     config = ReplayConfig(every=3)
     pipeline = OneShotPose(OneShotPoseConfig(), features)
     pipeline.add_object(database)
