@@ -24,7 +24,11 @@ class Arguments:
     out: Path | None = None
     """Folder of the results; default: runs/demo, runs/demo-frames or runs/demo-bag. Results of an earlier run there are replaced."""
     extractor: str = ""
-    """Dense features to use (see `perception replay --help`); default: that of the nodes."""
+    """Dense features to use, such as dense_sift, alike_n or dinov2_small; default: that of the nodes."""
+    weights: str = ""
+    """Weights of the extractor: a file, a model folder or a hub name."""
+    sift_size_px: float = 0.0
+    """Size of dense_sift's keypoints in pixels; 0: 4 for small objects (rendered scene), 16 for whole scenes."""
     num_frames: int = 0
     """Frames to play; 0: all of them (60 of the rendered scene)."""
     colour_focal_px: float = 0.0

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from perception.cli.demo import Arguments
-from perception.cli.demo_stream import CAMERA_INFO_TOPIC, IMAGE_TOPIC, Stream, features_config, pose_config, run_nodes, score_run, truth_topic
+from perception.cli.demo_stream import CAMERA_INFO_TOPIC, IMAGE_TOPIC, Stream, features_config, played_command, run_nodes, truth_topic, write_results
 from perception.cli.onboard import describe, onboard_object
 from perception.cli.progress import Step, Steps
 from perception.core.errors import InputError
-from perception.evaluation.predictions import PoseTruth
-from perception.evaluation.score import score_table
+from perception.evaluation.run_folder import RunDescription
+from perception.geometry import se3
 from perception.io.bags import BagWriter
 from perception.io.posed_frames import PosedFrameFolder
+from perception.pipelines.one_shot_pose import OneShotPoseConfig
 from perception.rendering.reference_sources import ReferenceConfig
 
 OBJECT_NAME = "scene"
@@ -27,18 +26,23 @@ def run(arguments: Arguments) -> int:
     steps, out = Steps(), arguments.out or Path("runs/demo-frames")
     folder = PosedFrameFolder(arguments.frames, arguments.colour_focal_px)
     references, queries = split(len(folder), arguments.reference_every, arguments.num_frames)
-    features = features_config(arguments.extractor)
+    features = features_config(arguments)
     database = out / f"{OBJECT_NAME}.safetensors"
     with steps.step(f"onboard the scene from {len(references)} of {len(folder)} frames") as step:
         reference = ReferenceConfig(stride=references.step, end_frame=references.stop, colour_focal_px=arguments.colour_focal_px)
         built = onboard_object(arguments.frames, OBJECT_NAME, database, features, reference, progress=step.progress)
         step.result = describe(built, database)
     with steps.step(f"write the other {len(queries)} frames into a bag") as step:
-        truth = write_bag(folder, queries, out / "bag", step)
+        write_bag(folder, queries, out / "bag", step)
     stream = Stream(out / "bag", truth_topics=(truth_topic(OBJECT_NAME),))
     recorded = run_nodes(steps, stream, out, features, databases=[database], domain_id=arguments.domain_id)
-    score = score_run(steps, stream, recorded, out, pose_config(features, [database]), truth, "camera")
-    steps.console.print(score_table(score))
+    summary = (
+        f"{len(references)} posed RGB-D frames of the first half of {arguments.frames} are the references, the scene as a whole is the object, and "
+        f"{len(queries)} frames of the second half went through the nodes. Errors are of the camera in the scene: distance of the camera centres, "
+        "angle between the orientations, against the recorded poses."
+    )
+    description = RunDescription("Camera pose in a known scene", summary, played_command(arguments), "camera")
+    write_results(steps, stream, recorded, out, OneShotPoseConfig(features=features, databases=(str(database),)), description)
     return 0
 
 
@@ -50,18 +54,14 @@ def split(num_frames: int, reference_every: int, max_queries: int = 0) -> tuple[
     return range(0, half, reference_every), range(half, min(num_frames, half + max_queries) if max_queries else num_frames)
 
 
-def write_bag(folder: PosedFrameFolder, indices: range, path: Path, step: Step) -> list[PoseTruth]:
-    """Images, intrinsics and true poses (camera_from_scene) of some frames as a bag; returns the truth."""
-    truth = []
+def write_bag(folder: PosedFrameFolder, indices: range, path: Path, step: Step) -> None:
+    """Images, intrinsics and true poses (camera_from_scene) of some frames as a bag."""
     with BagWriter(path, overwrite=True) as writer:
         for done, index in enumerate(indices, 1):
             posed = folder[index]
             time_ns, frame_id = posed.frame.time_ns, posed.frame.frame_id
-            camera_from_scene = np.linalg.inv(posed.world_from_camera)
             assert posed.frame.camera is not None
             writer.write_camera_info(CAMERA_INFO_TOPIC, time_ns, posed.frame.camera, frame_id)
-            writer.write_pose(truth_topic(OBJECT_NAME), time_ns, camera_from_scene, frame_id)
+            writer.write_pose(truth_topic(OBJECT_NAME), time_ns, se3.inverse(posed.world_from_camera), frame_id)
             writer.write_image(IMAGE_TOPIC, time_ns, posed.frame.image, frame_id=frame_id)
-            truth.append(PoseTruth(time_ns, OBJECT_NAME, camera_from_scene))
             step.progress(done, len(indices))
-    return truth

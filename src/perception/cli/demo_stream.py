@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from perception.cli.demo import Arguments
 from perception.cli.progress import Steps
-from perception.core.config import to_mapping
-from perception.evaluation.metrics.pose import Position
-from perception.evaluation.predictions import PoseTruth, read_status_messages, write_predictions, write_truth
+from perception.core.config import Checked, to_mapping
+from perception.evaluation.pictures import save_pictures
+from perception.evaluation.predictions import read_status_messages, read_truth_topics, write_predictions, write_truth
 from perception.evaluation.provenance import Header, source_identity
-from perception.evaluation.score import Score, score_files, write_score
+from perception.evaluation.report import write_report
+from perception.evaluation.run_folder import PREDICTIONS_FILE, TRUTH_FILE, RunDescription
+from perception.evaluation.score import Score, score_files, score_table
 from perception.nodes.bag_run import NodeRun, NodeSpec, RecordedRun
 from perception.pipelines.dense_features import DenseFeaturesConfig
-from perception.pipelines.one_shot_pose import OneShotPoseConfig
 
 IMAGE_TOPIC, CAMERA_INFO_TOPIC = "/camera/image_raw", "/camera/camera_info"
 FEATURE_TOPICS = ("/features/status", "/features/metadata", "/features/features", "/features/visualization")
@@ -32,6 +35,8 @@ class Stream:
     image_topic: str = IMAGE_TOPIC
     camera_info_topic: str = CAMERA_INFO_TOPIC
     truth_topics: tuple[str, ...] = ()
+    compressed: bool = False
+    """Whether the images are CompressedImage."""
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -47,9 +52,15 @@ class OnboardRequest:
     parameters: dict[str, Any]
 
 
-def features_config(extractor: str) -> DenseFeaturesConfig:
-    """The default features, or those of another extractor."""
-    return DenseFeaturesConfig(extractor=extractor) if extractor else DenseFeaturesConfig()
+def features_config(arguments: Arguments, sift_size_px: float = 0.0) -> DenseFeaturesConfig:
+    """The default features, or those that were asked for; `sift_size_px` is what suits the scene where nothing else was asked for."""
+    default = DenseFeaturesConfig()
+    return replace(
+        default,
+        extractor=arguments.extractor or default.extractor,
+        weights=arguments.weights or default.weights,
+        sift_size_px=arguments.sift_size_px or sift_size_px or default.sift_size_px,
+    )
 
 
 def truth_topic(object_name: str) -> str:
@@ -69,7 +80,7 @@ def run_nodes(
     domain_id: int | None = None,
 ) -> RecordedRun:
     """Start the nodes, let them learn what is asked for, play the bag in lock-step, record into `out/recording`."""
-    shared = {"features": to_mapping(features), "image": {"reliability": "reliable"}}
+    shared = {"features": to_mapping(features), "image": {"reliability": "reliable", "compressed": stream.compressed}}
     specs = [NodeSpec("features", {**shared, "publish_stride_cells": _PUBLISH_STRIDE_CELLS})]
     if with_poses:
         specs.append(NodeSpec("object_pose", {**shared, **({"databases": [str(path.resolve()) for path in databases]} if databases else {})}))
@@ -89,19 +100,32 @@ def run_nodes(
     return recorded
 
 
-def pose_config(features: DenseFeaturesConfig, databases: Iterable[Path]) -> OneShotPoseConfig:
-    """The settings of the `object_pose` node in a demo: the defaults, with these features and databases."""
-    return OneShotPoseConfig(features=features, databases=tuple(str(path) for path in databases))
-
-
-def score_run(
-    steps: Steps, stream: Stream, recorded: RecordedRun, out: Path, config: OneShotPoseConfig, truth: Sequence[PoseTruth], position: Position
+def write_results(
+    steps: Steps, stream: Stream, recorded: RecordedRun, out: Path, config: Checked, description: RunDescription, *, with_poses: bool = True
 ) -> Score:
-    """Predictions and truth into files of `out`, scores from these files."""
-    with steps.step("score"):
+    """Predictions, truth where the bag has it, pictures and report into `out`; prints the table and the report's path."""
+    with steps.step("score and write the report") as step:
         header = Header.here(to_mapping(config), source_identity(stream.bag))
-        write_predictions(out / "predictions.jsonl", header, read_status_messages(recorded.bag))
-        write_truth(out / "truth.jsonl", header, truth)
-        score = score_files(out / "predictions.jsonl", out / "truth.jsonl", header, position)
-        write_score(score, out)
+        status_topic = "/object_pose/status" if with_poses else "/features/status"
+        predictions, truth = out / PREDICTIONS_FILE, out / TRUTH_FILE
+        write_predictions(predictions, header, read_status_messages(recorded.bag, status_topic))
+        write_truth(truth, header, read_truth_topics(stream.bag))
+        description.write(out)
+        save_pictures(out, score_files(predictions, truth, header, description.position), recorded.bag)
+        report, score = write_report(out, header)
+        step.result = f"recording in {recorded.bag}"
+    steps.console.print(score_table(score))
+    steps.console.print(f"report: {report.resolve()}", soft_wrap=True, highlight=False)
     return score
+
+
+def played_command(arguments: Arguments) -> str:
+    """The command line that gives this run again."""
+    defaults = Arguments()
+    given = {field.name: getattr(arguments, field.name) for field in fields(arguments)}
+    options = []
+    for name, value in given.items():
+        if value != getattr(defaults, name):
+            values = value if isinstance(value, tuple) else (value,)
+            options.append(f"--{name.replace('_', '-')} {' '.join(shlex.quote(str(item)) for item in values)}")
+    return " ".join(["perception demo", *options])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -26,9 +26,9 @@ class Arguments:
     """Name of the object; it becomes part of topic names."""
     out: Path
     """File of the database, such as databases/mug.safetensors."""
-    reference: ReferenceConfig = ReferenceConfig()
-    database: OnboardingConfig = OnboardingConfig()
-    features: DenseFeaturesConfig = DenseFeaturesConfig()
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    database: OnboardingConfig = field(default_factory=OnboardingConfig)
+    features: DenseFeaturesConfig = field(default_factory=DenseFeaturesConfig)
 
 
 def run(arguments: Arguments) -> int:
