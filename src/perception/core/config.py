@@ -53,12 +53,13 @@ class Checked:
     """Mixin for frozen config dataclasses: checks every field's type and range when an instance is made."""
 
     def __post_init__(self) -> None:
-        for leaf in own_leaves(type(self)):
-            object.__setattr__(self, leaf.name, _checked_value(f"{type(self).__name__}.{leaf.name}", leaf, getattr(self, leaf.name)))
-        for name, cls in nested_configs(type(self)).items():
+        kind: Any = type(self)
+        for leaf in own_leaves(kind):
+            object.__setattr__(self, leaf.name, _checked_value(f"{kind.__name__}.{leaf.name}", leaf, getattr(self, leaf.name)))
+        for name, cls in nested_configs(kind).items():
             value = getattr(self, name)
             if not isinstance(value, cls):
-                raise ConfigError(f"{type(self).__name__}.{name} = {value!r}: must be a {cls.__name__}")
+                raise ConfigError(f"{kind.__name__}.{name} = {value!r}: must be a {cls.__name__}")
 
 
 def _split_annotation(hint: Any) -> tuple[Any, Range | None]:
@@ -87,13 +88,13 @@ def field_help(cls: type) -> dict[str, str]:
 
 
 @functools.cache
-def nested_configs(cls: type) -> dict[str, type[Checked]]:
+def nested_configs(cls: Any) -> dict[str, type[Checked]]:
     """Fields of `cls` that are configs themselves."""
     return {f.name: _split_annotation(_hints(cls)[f.name])[0] for f in fields(cls) if is_dataclass(_split_annotation(_hints(cls)[f.name])[0])}
 
 
 @functools.cache
-def own_leaves(cls: type) -> tuple[Leaf, ...]:
+def own_leaves(cls: Any) -> tuple[Leaf, ...]:
     """The settings that `cls` itself holds, nested configs left out."""
     found = []
     for field in fields(cls):
@@ -142,7 +143,7 @@ def _checked_value(place: str, leaf: Leaf, value: Any) -> Any:
     return values if get_origin(leaf.type) is tuple else value
 
 
-def _checked_scalar(place: str, kind: type, value: Any) -> Any:
+def _checked_scalar(place: str, kind: Any, value: Any) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is str and isinstance(value, Path):
@@ -157,22 +158,23 @@ def _checked_scalar(place: str, kind: type, value: Any) -> Any:
 def from_mapping(cls: type[ConfigT], mapping: Mapping[str, Any], place: str = "") -> ConfigT:
     """Build `cls` from nested or dotted keys; unknown keys are errors that list the known ones."""
     mapping = _nested(mapping)
-    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    kind: Any = cls
+    known = [field.name for field in fields(kind)]
     unknown = sorted(set(mapping) - set(known))
     where = place or cls.__name__
     if unknown:
         raise ConfigError(f"{where}: unknown key(s) {unknown}; known: {known}")
     values: dict[str, Any] = {}
     for name, value in mapping.items():
-        nested = nested_configs(cls).get(name)
+        nested = nested_configs(kind).get(name)
         if nested is not None:
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{where}.{name} = {value!r}: must be a mapping with keys {[f.name for f in fields(nested)]}")
             values[name] = from_mapping(nested, value, f"{where}.{name}")
         else:
-            leaf = next(leaf for leaf in own_leaves(cls) if leaf.name == name)
+            leaf = next(leaf for leaf in own_leaves(kind) if leaf.name == name)
             values[name] = _checked_value(f"{where}.{name}", leaf, value)
-    required = [field.name for field in fields(cls) if field.default is MISSING and field.default_factory is MISSING]  # type: ignore[arg-type]
+    required = [field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING]
     missing = [name for name in required if name not in values]
     if missing:
         raise ConfigError(f"{where}: required key(s) {missing} missing; known: {known}")
