@@ -112,7 +112,7 @@ class NetworkExtractor:
         path = cache_dir() / "graphs" / f"{export_key(module, self.name, example)}.onnx"
         if not path.is_file():
             export_onnx(module, example, path)
-        return open_backend(self._config.backend, path, BackendOptions(self._device))
+        return open_backend(self._config.backend, path, BackendOptions(self._device, num_threads=torch.get_num_threads()))
 
 
 def _num_inside(side_px: int, offset_px: float, stride_px: float, num_cells: int) -> int:
