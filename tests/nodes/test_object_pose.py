@@ -109,15 +109,26 @@ def test_without_an_estimate_there_is_no_pose_but_a_reason(ros: RosHarness) -> N
     assert pose == []
 
 
-def test_tf_and_detections_where_the_packages_are_installed(ros: RosHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    tf2 = pytest.importorskip("tf2_msgs.msg")
-    frames = ros.collect(tf2.TFMessage, "/tf")
-    active(ros, QuickPoseNode())
-    camera = FakeCamera(ros)
+class Kept(list):
+    """Stands for a publisher of a type that is not on PyPI."""
+
+    publish = list.append
+
+
+def test_tf_where_tf2_msgs_is_installed(ros: RosHarness) -> None:
+    node, camera, status = active(ros, QuickPoseNode()), FakeCamera(ros), ros.collect(String, "/object_pose/status")
+    frames = Kept()
+    node._tf_msgs, node._tf = SimpleNamespace(TFMessage=SimpleNamespace), frames
     camera.wait_for_node()
     camera.send()
-    assert ros.wait(lambda: frames)
-    assert frames[0].transforms[0].child_frame_id == "cup"
+    assert ros.wait(lambda: status)
+    ((transform,),) = (message.transforms for message in frames)
+    assert (transform.header.frame_id, transform.child_frame_id) == ("camera_optical", "cup")
+    assert transform.transform.translation.z == 1.0
+    assert node.set_parameters([Parameter("publish_tf", value=False)])[0].successful
+    camera.send()
+    assert ros.wait(lambda: len(status) == 2)
+    assert len(frames) == 1
 
 
 def set_onboard(node: ObjectPoseNode, **values: str) -> None:
