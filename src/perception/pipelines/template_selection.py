@@ -11,7 +11,7 @@ import torch
 from perception.ops.clustering import assign, kmeans
 from perception.pipelines.object_database import ObjectDatabase
 
-_TRAINING_DESCRIPTORS = 50_000
+_TRAINING_DESCRIPTORS = 20_000
 
 
 def build_vocabulary(descriptors: torch.Tensor, view_starts: torch.Tensor, num_words: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
