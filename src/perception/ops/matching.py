@@ -19,6 +19,8 @@ _TILE_REFERENCES = 8192
 # cheaper than argmax, above all down the columns. The few groups that are left are then compared in float32, row by row.
 _GROUP = 32
 _KEPT_GROUPS = {torch.float32: 2, torch.bfloat16: 8}
+# By how much a product of unit vectors in this precision may be off: a group whose maximum lies further below the best cannot hold the winner.
+_ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 0.02}
 _RESCORED_AT_ONCE = 1 << 24
 
 
@@ -61,8 +63,11 @@ def match_descriptors(query: Tensor | NDArray, reference: Tensor | NDArray, conf
     if not len(query) or not len(reference):
         return Matches(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
     with torch.no_grad():
-        forward, backward = _search(query, reference, _search_dtype(config, query.device), config.mutual)
-        score, index, second = _rescored(query, reference, forward)
+        dtype = _search_dtype(config, query.device)
+        forward, backward = _search(query, reference, dtype, config.mutual)
+        # The ratio test asks for the second-best score, which may lie in any of the groups.
+        margin = _ROUNDING[dtype] if config.max_ratio == 1 else torch.inf
+        score, index, second = _rescored(query, reference, forward.candidates(margin))
         keep = score >= config.min_score
         if config.max_ratio < 1:
             # For unit vectors the squared distance is 2 - 2 cosine.
@@ -70,7 +75,9 @@ def match_descriptors(query: Tensor | NDArray, reference: Tensor | NDArray, conf
         rows = keep.nonzero()[:, 0]
         if backward is not None:
             wanted, position = torch.unique(index[rows], return_inverse=True)
-            _, nearest_query, _ = _rescored(reference[wanted.to(reference.device)].to(query.device), query, backward.groups[wanted])
+            _, nearest_query, _ = _rescored(
+                reference[wanted.to(reference.device)].to(query.device), query, backward.candidates(_ROUNDING[dtype])[wanted]
+            )
             rows = rows[nearest_query[position] == rows]
     return Matches(rows.cpu().numpy(), index[rows].cpu().numpy(), score[rows].cpu().numpy())
 
@@ -90,8 +97,8 @@ def _search_dtype(config: MatcherConfig, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if in_hardware else torch.float32
 
 
-def _search(query: Tensor, reference: Tensor, dtype: torch.dtype, mutual: bool) -> tuple[Tensor, _BestGroups | None]:
-    """Groups of references that are candidates for each query (n, kept), and on demand the groups of queries for each reference."""
+def _search(query: Tensor, reference: Tensor, dtype: torch.dtype, mutual: bool) -> tuple[_BestGroups, _BestGroups | None]:
+    """The best groups of references for each query, and on demand the best groups of queries for each reference."""
     kept = _KEPT_GROUPS[dtype]
     forward = _BestGroups(len(query), kept, query.device)
     backward = _BestGroups(len(reference), kept, query.device) if mutual else None
@@ -103,7 +110,7 @@ def _search(query: Tensor, reference: Tensor, dtype: torch.dtype, mutual: bool) 
             forward.update(_group_maxima(score, 1), start, first // _GROUP)
             if backward is not None:
                 backward.update(_group_maxima(score, 0).T, first, start // _GROUP)
-    return forward.groups, backward
+    return forward, backward
 
 
 def _group_maxima(score: Tensor, axis: int) -> Tensor:
@@ -116,28 +123,48 @@ def _group_maxima(score: Tensor, axis: int) -> Tensor:
 
 
 class _BestGroups:
-    """The groups with the highest maxima for each row, best first, equal ones in the order of their numbers; -1 where there are fewer."""
+    """The groups with the highest maxima for each row, best first, equal ones in the order of their numbers."""
 
     def __init__(self, num: int, kept: int, device: torch.device) -> None:
-        self.groups = torch.full((num, kept), -1, dtype=torch.int64, device=device)
+        self._groups = torch.full((num, kept), -1, dtype=torch.int64, device=device)
         self._value = torch.full((num, kept), -torch.inf, device=device)
+
+    def candidates(self, margin: float) -> Tensor:
+        """Group numbers (num, kept), best first, -1 where there are fewer or where the maximum lies more than `margin` below the best."""
+        return torch.where(self._value >= self._value[:, :1] - margin, self._groups, -1)
 
     def update(self, maxima: Tensor, first_row: int, first_group: int) -> None:
         """Take in maxima (rows, groups) of rows from `first_row` on, groups numbered from `first_group` on. Groups must come in ascending order."""
         rows = slice(first_row, first_row + len(maxima))
         numbers = torch.arange(first_group, first_group + maxima.shape[1], device=maxima.device).expand(len(maxima), -1)
         value = torch.cat([self._value[rows], maxima.float()], dim=1)
-        group = torch.cat([self.groups[rows], numbers], dim=1)
+        group = torch.cat([self._groups[rows], numbers], dim=1)
         # Not topk: it does not say which of equal values it returns.
-        for rank in range(self.groups.shape[1]):
+        for rank in range(self._groups.shape[1]):
             best, position = value.max(dim=1)
             self._value[rows, rank] = best
-            self.groups[rows, rank] = torch.where(best == -torch.inf, -1, group.gather(1, position[:, None])[:, 0])
+            self._groups[rows, rank] = torch.where(best == -torch.inf, -1, group.gather(1, position[:, None])[:, 0])
             value.scatter_(1, position[:, None], -torch.inf)
 
 
 def _rescored(rows: Tensor, others: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Best float32 score (n,) of each of `rows` (n, dim) over those of `others` in its `groups` (n, kept), its index and the second-best score."""
+    one_group = (groups[:, 1:] < 0).all(dim=1)
+    if groups.shape[1] > 1 and one_group.any():
+        best, index, second = (
+            rows.new_empty(len(rows), dtype=torch.float32),
+            torch.empty_like(groups[:, 0]),
+            rows.new_empty(len(rows), dtype=torch.float32),
+        )
+        for chosen, chosen_groups in ((one_group, groups[one_group, :1]), (~one_group, groups[~one_group])):
+            if chosen.any():
+                best[chosen], index[chosen], second[chosen] = _compared(rows[chosen], others, chosen_groups)
+        return best, index, second
+    return _compared(rows, others, groups)
+
+
+def _compared(rows: Tensor, others: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`_rescored` with all rows taking as many groups, in portions that bound the memory."""
     best, index, second = [], [], []
     size = max(1, _RESCORED_AT_ONCE // (groups.shape[1] * _GROUP * rows.shape[1]))
     for part, part_groups in zip(rows.split(size), groups.split(size), strict=True):

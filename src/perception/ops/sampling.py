@@ -49,17 +49,26 @@ def _corners(points: Tensor, grid: Grid, rows: int, cols: int) -> tuple[Tensor, 
     return index, weight
 
 
-def stratified_grid(height: int, width: int, stride: int, mask: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-    """Every `stride`-th pixel of an image, from (0, 0) on, as float32 (n, 2) in (x, y), row by row; with a `mask` (height, width) only where true."""
+def stratified_grid(
+    height: int, width: int, stride: int, mask: NDArray[np.bool_] | None = None, first: tuple[int, int] = (0, 0)
+) -> NDArray[np.float32]:
+    """Every `stride`-th pixel of an image, from `first` (x, y) on, as float32 (n, 2) in (x, y), row by row; with a `mask` (height, width) only
+    where true."""
     if stride < 1:
         raise InputError(f"stride = {stride}: must be at least 1 px")
-    rows, cols = np.meshgrid(np.arange(0, height, stride), np.arange(0, width, stride), indexing="ij")
+    rows, cols = np.meshgrid(np.arange(first[1], height, stride), np.arange(first[0], width, stride), indexing="ij")
     if mask is not None:
         if mask.shape != (height, width):
             raise InputError(f"mask has shape {mask.shape}: must be {(height, width)} like the image")
         inside = mask[rows, cols]
         rows, cols = rows[inside], cols[inside]
     return np.stack([cols.ravel(), rows.ravel()], axis=-1).astype(np.float32)
+
+
+def first_pixel(grid: Grid, stride: int) -> tuple[int, int]:
+    """Where a stratified grid of `stride` has to start so that its pixels fall on cell centres (to half a pixel) of a map whose cells are a
+    multiple or a divisor of the stride apart: a descriptor on a centre is not blurred by interpolation."""
+    return int(grid.offset_px[0]) % stride, int(grid.offset_px[1]) % stride
 
 
 def letterbox_keypoints(keypoints: NDArray, width: int, height: int, size: int) -> tuple[NDArray, tuple[int, int], float]:
