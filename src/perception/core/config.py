@@ -166,7 +166,7 @@ def from_mapping(cls: type[ConfigT], mapping: Mapping[str, Any], place: str = ""
         raise ConfigError(f"{where}: unknown key(s) {unknown}; known: {known}")
     values: dict[str, Any] = {}
     for name, value in mapping.items():
-        nested = nested_configs(kind).get(name)
+        nested: Any = nested_configs(kind).get(name)
         if nested is not None:
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{where}.{name} = {value!r}: must be a mapping with keys {[f.name for f in fields(nested)]}")
