@@ -46,6 +46,8 @@ _SUMMARY = (
     "A rendered table top with known poses. The box was learnt from its mesh by the onboard command, the can from an RGB-D clip by the node's "
     "~/onboard service; the features and object_pose nodes ran as processes, fed from a bag in simulated time."
 )
+_MESH_SIZE_PX = 288
+"""The box just fills such a picture."""
 _MESH_DISTANCE = 3.0
 """Box sides between the rendering camera and the mesh: about the size at which the demo's camera sees it, as dense SIFT knows no scale."""
 
@@ -67,7 +69,7 @@ def run(arguments: Arguments) -> int:
         step.result = str(out / "clip")
     database = out / f"{FROM_MESH}.safetensors"
     with steps.step(f"onboard {FROM_MESH!r} from its mesh, as `perception onboard` does") as step:
-        reference = ReferenceConfig(render_distance=_MESH_DISTANCE)
+        reference = ReferenceConfig(render_distance=_MESH_DISTANCE, render_size_px=_MESH_SIZE_PX)
         step.result = describe(onboard_object(mesh_path, FROM_MESH, database, features, reference, progress=step.progress), database)
     stream = Stream(out / "bag", truth_topics=(truth_topic(FROM_MESH), truth_topic(FROM_CLIP)))
     clip = OnboardRequest(
@@ -113,8 +115,8 @@ def depth_of(view: RenderedView, instance_id: int) -> NDArray[np.uint16]:
 
 
 def clip_trajectory(target: NDArray[np.float64], num_frames: int) -> NDArray[np.float64]:
-    """(num_frames, 4, 4) camera_from_world: 200 degrees around the target in a wave between 20 and 50 degrees of elevation."""
+    """(num_frames, 4, 4) camera_from_world: 170 degrees around the target in a wave between 20 and 50 degrees of elevation."""
     share = np.linspace(0, 1, num_frames)
-    azimuth, elevation = np.radians(-190 + 200 * share), np.radians(35 + 15 * np.sin(4 * np.pi * share))
+    azimuth, elevation = np.radians(-165 + 170 * share), np.radians(35 + 15 * np.sin(4 * np.pi * share))
     outwards = np.stack([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)], axis=1)
     return np.stack([look_at(target + 0.55 * direction, target) for direction in outwards])

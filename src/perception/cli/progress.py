@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,12 +11,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from perception.core.timing import Stopwatch
 
+_FILE_WIDTH = 130
+
 
 class Steps:
     """The steps of a command, one line each; a finished step says what came of it and how long it took."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console()
+        # rich takes 80 columns for a file or a pipe, which is too narrow for the tables.
+        self.console = console or (Console() if sys.stdout.isatty() else Console(width=_FILE_WIDTH))
 
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
