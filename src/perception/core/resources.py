@@ -17,4 +17,6 @@ def share_dir() -> Path:
     for candidate in candidates:
         if (candidate / "package.xml").is_file() and (candidate / "config").is_dir():
             return candidate
-    raise InputError(f"the share folder of perception was not found; looked in {', '.join(map(str, candidates))}: install the package with pip or colcon")
+    raise InputError(
+        f"the share folder of perception was not found; looked in {', '.join(map(str, candidates))}: install the package with pip or colcon"
+    )

@@ -45,10 +45,9 @@ class Camera:
             raise InputError(f"camera focal length fx = {self.fx}, fy = {self.fy}: must be positive (an uncalibrated camera publishes 0)")
         if self.distortion_model not in _NUM_COEFFICIENTS:
             raise InputError(f"distortion model {self.distortion_model!r}: must be one of {', '.join(_NUM_COEFFICIENTS)}")
-        if len(self.distortion) not in _NUM_COEFFICIENTS[self.distortion_model]:
-            raise InputError(
-                f"{len(self.distortion)} distortion coefficients: {self.distortion_model} takes {' or '.join(map(str, _NUM_COEFFICIENTS[self.distortion_model]))}"
-            )
+        allowed = _NUM_COEFFICIENTS[self.distortion_model]
+        if len(self.distortion) not in allowed:
+            raise InputError(f"{len(self.distortion)} distortion coefficients: {self.distortion_model} takes {' or '.join(map(str, allowed))}")
         if not np.isfinite(self.distortion).all():
             raise InputError(f"distortion coefficients {self.distortion}: must be finite")
 
@@ -89,10 +88,14 @@ class Frame:
 
     def __post_init__(self) -> None:
         if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8 or 0 in self.image.shape:
-            raise InputError(f"frame image has shape {self.image.shape} and type {self.image.dtype}: must be (height, width, 3) uint8 with positive size")
+            raise InputError(
+                f"frame image has shape {self.image.shape} and type {self.image.dtype}: must be (height, width, 3) uint8 with positive size"
+            )
         size = self.image.shape[:2]
         if self.camera is not None and (self.camera.height, self.camera.width) != size:
-            raise InputError(f"image is {size[1]}x{size[0]} but its camera calibration is for {self.camera.width}x{self.camera.height}: sizes must be equal")
+            raise InputError(
+                f"image is {size[1]}x{size[0]} but its camera calibration is for {self.camera.width}x{self.camera.height}: sizes must be equal"
+            )
         for name in ("depth_m", "mask"):
             array = getattr(self, name)
             if array is not None and array.shape != size:

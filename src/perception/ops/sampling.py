@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,7 +26,7 @@ def sample_map(descriptors: Tensor, points_px: Tensor | NDArray, grid: Grid, nor
     if points.shape[-1] != 2 or list(points.shape[:-2]) != batch:
         raise InputError(f"points_px {tuple(points.shape)}: must be (..., n, 2) with the leading dimensions {tuple(batch)} of the map")
     exact = torch.promote_types(descriptors.dtype, torch.float32)
-    points = points.to(exact).reshape(-1, points.shape[-2], 2)
+    points = points.to(exact).reshape(math.prod(batch), points.shape[-2], 2)
     # Cells first, channels last: each corner is then one contiguous read.
     table = descriptors.reshape(-1, dim, rows * cols).transpose(1, 2).reshape(-1, dim).to(exact)
     index, weight = _corners(points, grid, rows, cols)

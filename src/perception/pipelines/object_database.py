@@ -33,7 +33,9 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 def checked_object_name(name: str) -> str:
     """`name` if it can stand in a ROS topic (letter first; letters, digits and underscores), else an InputError."""
     if not _NAME.fullmatch(name):
-        raise InputError(f"object name {name!r}: must start with a letter and hold letters, digits and underscores only (it becomes part of topic names)")
+        raise InputError(
+            f"object name {name!r}: must start with a letter and hold letters, digits and underscores only (it becomes part of topic names)"
+        )
     return name
 
 
@@ -109,7 +111,9 @@ class ObjectDatabase:
                 if metadata.get("format") != FORMAT:
                     raise InputError(f"{path}: a safetensors file, but no object database (format {metadata.get('format')!r})")
                 if metadata.get("version") != str(VERSION):
-                    raise InputError(f"{path}: object database of version {metadata.get('version')}; this release reads version {VERSION}: onboard the object again")
+                    raise InputError(
+                        f"{path}: made by format version {metadata.get('version')}; this release reads {VERSION}: onboard the object again"
+                    )
                 tensors = {name: file.get_tensor(name) for name in _TENSORS}
         except (SafetensorError, OSError) as error:
             raise InputError(f"object database {path}: cannot be read ({error}); it is damaged or not a safetensors file") from error

@@ -22,7 +22,7 @@ from perception.geometry import se3
 from perception.geometry.camera import unproject
 from perception.geometry.point_maps import normals_from_depth
 from perception.ops.farthest_point import farthest_point_indices
-from perception.ops.sampling import sample_map, stratified_grid
+from perception.ops.sampling import first_pixel, sample_map, stratified_grid
 from perception.pipelines.dense_features import DenseFeatures
 from perception.pipelines.object_database import ObjectDatabase
 from perception.pipelines.template_selection import build_vocabulary
@@ -106,10 +106,11 @@ def _lift_view(view: ReferenceView, feature_map: FeatureMap, config: OnboardingC
     usable = _smooth_depth(frame.depth_m, config.max_relative_depth_step)
     if frame.mask is not None:
         usable &= frame.mask
-    pixels = stratified_grid(height, width, config.stride_px, usable)
+    pixels = stratified_grid(height, width, config.stride_px, usable, first_pixel(feature_map.grid, config.stride_px))
     descriptors = sample_map(feature_map.descriptors, torch.from_numpy(pixels), feature_map.grid)
     cols, rows = pixels.astype(np.int64).T
-    points = se3.transform_points(np.linalg.inv(view.camera_from_object), unproject(pixels.astype(np.float64), frame.depth_m[rows, cols].astype(np.float64), frame.camera))
+    points_camera = unproject(pixels.astype(np.float64), frame.depth_m[rows, cols].astype(np.float64), frame.camera)
+    points = se3.transform_points(se3.inverse(view.camera_from_object), points_camera)
     normals = view.normals if view.normals is not None else normals_from_depth(frame.depth_m, frame.camera)
     normals_object = np.nan_to_num(normals[rows, cols].astype(np.float64)) @ view.camera_from_object[:3, :3]
     samples = SurfaceSamples(descriptors.half(), points.astype(np.float32), normals_object.astype(np.float32))
@@ -127,7 +128,9 @@ def _smooth_depth(depth_m: NDArray[np.float32], max_relative_step: float) -> NDA
 def _assemble(name: str, samples: list[SurfaceSamples], poses: list, extractor: str, config: OnboardingConfig, provenance: dict) -> ObjectDatabase:
     num_found = sum(len(sample.points) for sample in samples)
     if num_found == 0:
-        raise InputError(f"object {name!r}: no surface point was found in {len(samples)} reference view(s): the object is out of view, masked out, or has no valid depth")
+        raise InputError(
+            f"object {name!r}: no surface point was found in {len(samples)} reference view(s): it is out of view, masked out, or has no valid depth"
+        )
     if num_found > config.max_descriptors:
         quotas = [int(config.max_descriptors * len(sample.points) / num_found) for sample in samples]
         samples = [sample.take(farthest_point_indices(sample.points, quota, seed=config.seed)) for sample, quota in zip(samples, quotas, strict=True)]

@@ -1,15 +1,16 @@
 """One-shot object pose: match the frame's dense features with an object's database, solve for the pose, say clearly when there is none.
 
 The published pipeline (MEF, appendix; OnePose++) samples the frame on a stride-4 grid, matches all database descriptors by cosine similarity and
-runs RANSAC-PnP. Added here: views to match are picked first (`template_selection`), so that the cost does not grow with the number of views and objects;
-matches are moved to the peak of their similarity; the last pose guides the next frame and a full search follows at once when it fails.
+runs RANSAC-PnP. Added here: views to match are picked first (`template_selection`), so that the cost does not grow with the number of views and
+objects; a coarse search comes before a fine one and matches are moved to the peak of their similarity (`pose_search`); the last pose guides the
+next frame (`temporal_prior`) and a full search follows at once when that fails.
 """
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -18,17 +19,17 @@ from numpy.typing import NDArray
 from perception.core.config import Checked, Range
 from perception.core.errors import ConfigError, InputError
 from perception.core.types import FeatureMap, Frame, NoPose, PoseEstimate, PoseResult
-from perception.geometry.pnp import PnpSolution, SolverConfig, solve_pnp
-from perception.ops.matching import MatcherConfig, match_descriptors
-from perception.ops.sampling import sample_map, stratified_grid
-from perception.ops.subcell import refine_to_subcell
+from perception.geometry import se3
+from perception.geometry.pnp import SolverConfig
+from perception.ops.matching import MatcherConfig
+from perception.ops.sampling import first_pixel, sample_map, stratified_grid
 from perception.pipelines.dense_features import DenseFeatures, DenseFeaturesConfig
 from perception.pipelines.object_database import ObjectDatabase
+from perception.pipelines.pose_search import FoundPose, GuidedConfig, Query, evenly_thinned, exhaustive, guided
 from perception.pipelines.shared import shared_features
-from perception.pipelines.template_selection import nearest_views, rank_views
+from perception.pipelines.template_selection import rank_views
 from perception.pipelines.temporal_prior import TemporalPrior
 
-_CELL_PX = 16
 _SELECTION_DESCRIPTORS = 2_000
 
 
@@ -44,6 +45,16 @@ class OneShotPoseConfig(Checked):
     """Distance of the matched pixels in the frame (stratified sampling; 4 as published)."""
     region_px: tuple[float, ...] = ()
     """Part of the image to search as x0 y0 x1 y1; empty: all of it."""
+    search: Literal["coarse_to_fine", "exhaustive"] = "coarse_to_fine"
+    """How a frame without prior is searched: every pixel of the grid (as published), or a thinned grid first and then near that pose."""
+    coarse_factor: Annotated[int, Range(1, 16)] = 2
+    """The coarse search takes every n-th row and column of the query grid."""
+    max_coarse_descriptors: Annotated[int, Range(100, 10_000_000)] = 24_000
+    """Descriptors of the object that the coarse search matches."""
+    exhaustive_fallback: bool = True
+    """Search exhaustively when the coarse search finds no pose; finds smaller objects, costs more in frames without the object."""
+    guided: GuidedConfig = GuidedConfig()
+    """Search near a first pose."""
     max_templates: Annotated[int, Range(1, 1000)] = 8
     """Views of one object that are matched in one frame."""
     max_templates_per_frame: Annotated[int, Range(1, 10_000)] = 32
@@ -58,22 +69,13 @@ class OneShotPoseConfig(Checked):
     """Older poses are not used as prior."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Query:
-    """Descriptors (num, dim) of the frame at pixels (num, 2), zero descriptors left out."""
-
-    descriptors: torch.Tensor
-    points_px: torch.Tensor
-
-    def take(self, keep: torch.Tensor) -> _Query:
-        return _Query(self.descriptors[keep], self.points_px[keep])
-
-
 class OneShotPose:
     """Holds the known objects and where each was last seen. `step` and the methods that change the objects may be called from several threads."""
 
     def __init__(self, config: OneShotPoseConfig, features: DenseFeatures | None = None) -> None:
-        if config.region_px and (len(config.region_px) != 4 or config.region_px[0] >= config.region_px[2] or config.region_px[1] >= config.region_px[3]):
+        if config.region_px and (
+            len(config.region_px) != 4 or config.region_px[0] >= config.region_px[2] or config.region_px[1] >= config.region_px[3]
+        ):
             raise ConfigError(f"OneShotPoseConfig.region_px = {list(config.region_px)}: must be empty or x0 y0 x1 y1 with x0 < x1 and y0 < y1")
         self.config = config
         self.features = features or shared_features(config.features)
@@ -123,13 +125,14 @@ class OneShotPose:
             objects = dict(self._objects)
         feature_map = self.features.step(frame)
         query = self._sample(frame, feature_map)
-        num_templates = max(1, min(self.config.max_templates, self.config.max_templates_per_frame // max(len(objects), 1)))
-        found = [self._find(database, frame, feature_map, query, num_templates) for database in objects.values()]
+        num_views = max(1, min(self.config.max_templates, self.config.max_templates_per_frame // max(len(objects), 1)))
+        found = [self._find(database, frame, query, num_views) for database in objects.values()]
         estimates = tuple(item for item in found if isinstance(item, PoseEstimate))
         misses = tuple(item for item in found if isinstance(item, NoPose))
         return PoseResult(frame.time_ns, frame.frame_id, estimates, misses, feature_map)
 
-    def _sample(self, frame: Frame, feature_map: FeatureMap) -> _Query:
+    def _sample(self, frame: Frame, feature_map: FeatureMap) -> Query:
+        assert frame.camera is not None
         height, width = frame.image.shape[:2]
         mask = frame.mask
         if self.config.region_px:
@@ -137,97 +140,103 @@ class OneShotPose:
             inside = np.zeros((height, width), bool)
             inside[max(0, int(y0)) : int(y1) + 1, max(0, int(x0)) : int(x1) + 1] = True
             mask = inside if mask is None else mask & inside
-        points_px = torch.from_numpy(stratified_grid(height, width, self.config.query_stride_px, mask))
+        stride = self.config.query_stride_px
+        points_px = torch.from_numpy(stratified_grid(height, width, stride, mask, first_pixel(feature_map.grid, stride)))
         descriptors = sample_map(feature_map.descriptors, points_px, feature_map.grid)
-        return _Query(descriptors, points_px).take(descriptors.float().norm(dim=1) > 0.5)
+        textured = descriptors.float().norm(dim=1) > 0.5
+        return Query(
+            feature_map, frame.camera, descriptors[textured], points_px[textured], None if mask is None else _allowed_cells(feature_map, mask)
+        )
 
-    def _find(self, database: ObjectDatabase, frame: Frame, feature_map: FeatureMap, query: _Query, num_templates: int) -> PoseEstimate | NoPose:
-        """Guided by the last pose if there is one, then by a search over all views."""
+    def _find(self, database: ObjectDatabase, frame: Frame, query: Query, num_views: int) -> PoseEstimate | NoPose:
+        """Near the last pose if there is one, then over all views."""
         prior = self._priors.get((database.name, frame.source)) if self.config.temporal_prior else None
         predicted = prior.predict(frame.time_ns, self.config.max_prior_age_s) if prior else None
-        result: PoseEstimate | NoPose | None = None
+        result: FoundPose | NoPose = NoPose(database.name, "nothing to match: the image or the region has no texture")
+        if len(query.points_px) == 0:
+            return result
+        coarse = query.thinned(self.config.coarse_factor, self.config.query_stride_px)
         if predicted is not None:
-            visible = prior_region(predicted, database, frame, query.points_px)
-            result = self._solve(database, frame, feature_map, query.take(visible), nearest_views(database, torch.from_numpy(predicted), num_templates), predicted)
-        if not isinstance(result, PoseEstimate):
-            subset = query.descriptors[:: max(1, len(query.descriptors) // _SELECTION_DESCRIPTORS)]
-            views = rank_views(database, subset).argsort(descending=True, stable=True)[:num_templates]
-            result = self._solve(database, frame, feature_map, query, views, predicted)
+            result = self._guided(database, coarse, predicted, num_views, self.config.guided.prior_radius_px)
+        if not self._is_good(result):
+            result = self._search(database, query, coarse, num_views)
+        if not self._is_good(result):
+            return result if isinstance(result, NoPose) else self._too_low(database, result)
+        assert isinstance(result, FoundPose)
+        estimate = _estimate(database, result, predicted)
         with self._lock:
-            if isinstance(result, PoseEstimate) and database.name in self._objects:
-                self._priors.setdefault((database.name, frame.source), TemporalPrior()).update(frame.time_ns, result.camera_from_object)
+            if database.name in self._objects:
+                self._priors.setdefault((database.name, frame.source), TemporalPrior()).update(frame.time_ns, estimate.camera_from_object)
+        return estimate
+
+    def _search(self, database: ObjectDatabase, query: Query, coarse: Query, num_views: int) -> FoundPose | NoPose:
+        """Pick views, then coarse to fine, then (or only, if so configured) exhaustively."""
+        subset = query.descriptors[:: max(1, len(query.descriptors) // _SELECTION_DESCRIPTORS)]
+        rows = database.rows_of(rank_views(database, subset).argsort(descending=True, stable=True)[:num_views])
+        config = self.config
+        if config.search == "coarse_to_fine":
+            result = exhaustive(database, coarse, evenly_thinned(rows, config.max_coarse_descriptors), config.matcher, config.solver)
+            if isinstance(result, FoundPose):
+                result = self._guided(database, coarse, result.solution.camera_from_object, num_views, config.guided.radius_px)
+            if self._is_good(result) or not config.exhaustive_fallback:
+                return result
+        return exhaustive(database, query, rows, config.matcher, config.solver)
+
+    def _guided(self, database: ObjectDatabase, coarse: Query, first: NDArray[np.float64], num_views: int, radius_px: float) -> FoundPose | NoPose:
+        """Guided search, and once more around its own result when the first pose was only roughly right."""
+        config = self.config
+        result = guided(database, coarse, first, num_views, radius_px, config.matcher, config.guided, config.solver)
+        if isinstance(result, FoundPose) and radius_px > config.guided.radius_px:
+            better = guided(
+                database, coarse, result.solution.camera_from_object, num_views, config.guided.radius_px, config.matcher, config.guided, config.solver
+            )
+            result = better if isinstance(better, FoundPose) and better.score >= result.score else result
         return result
 
-    def _solve(
-        self, database: ObjectDatabase, frame: Frame, feature_map: FeatureMap, query: _Query, views: torch.Tensor, predicted: NDArray[np.float64] | None
-    ) -> PoseEstimate | NoPose:
-        assert frame.camera is not None
-        if len(query.points_px) == 0:
-            return NoPose(database.name, "nothing to match: the image or the region has no texture")
-        rows = database.rows_of(views)
-        reference = database.descriptors[rows]
-        matches = match_descriptors(query.descriptors, reference, self.config.matcher)
-        num_matches = len(matches.query_index)
-        if num_matches < self.config.solver.min_inliers:
-            return NoPose(database.name, f"too few matches ({num_matches} of {self.config.solver.min_inliers} needed)", num_matches)
-        points_px = refine_to_subcell(
-            feature_map.descriptors, feature_map.grid, query.points_px[matches.query_index], reference[matches.reference_index].float()
-        ).numpy()
-        points_object = database.points[rows[matches.reference_index]].numpy()
-        solution = solve_pnp(points_px.astype(np.float64), points_object.astype(np.float64), frame.camera, self.config.solver)
-        if solution is None:
-            return NoPose(database.name, f"no pose agrees with at least {self.config.solver.min_inliers} of {num_matches} matches", num_matches)
-        score = pose_score(points_px[solution.inliers])
-        if score < self.config.min_score:
-            reason = f"score {score:.2f} is below {self.config.min_score:.2f} ({int(solution.inliers.sum())} of {num_matches} matches agree)"
-            return NoPose(database.name, reason, num_matches, int(solution.inliers.sum()), score)
-        return _estimate(database, solution, points_px, points_object, score, predicted)
+    def _is_good(self, result: FoundPose | NoPose) -> bool:
+        return isinstance(result, FoundPose) and result.score >= self.config.min_score
+
+    def _too_low(self, database: ObjectDatabase, found: FoundPose) -> NoPose:
+        num_matches, num_inliers = len(found.points_px), int(found.solution.inliers.sum())
+        reason = f"score {found.score:.2f} is below {self.config.min_score:.2f} ({num_inliers} of {num_matches} matches agree)"
+        return NoPose(database.name, reason, num_matches, num_inliers, found.score)
 
 
-def prior_region(camera_from_object: NDArray[np.float64], database: ObjectDatabase, frame: Frame, points_px: torch.Tensor) -> torch.Tensor:
-    """Which pixels (num, 2) lie in the box around the projected object, widened by a quarter on each side; all of them when the object surrounds the camera."""
-    assert frame.camera is not None
-    low, high = database.bounds.double().numpy()
-    corners = np.array([[x, y, z] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])])
-    camera_points = corners @ camera_from_object[:3, :3].T + camera_from_object[:3, 3]
-    if (camera_points[:, 2] <= 0).any():
-        return torch.ones(len(points_px), dtype=torch.bool)
-    pixels = camera_points[:, :2] / camera_points[:, 2:] * [frame.camera.fx, frame.camera.fy] + [frame.camera.cx, frame.camera.cy]
-    lower, upper = pixels.min(0), pixels.max(0)
-    margin = np.maximum(0.25 * (upper - lower), 2 * _CELL_PX)
-    lower, upper = torch.from_numpy(lower - margin), torch.from_numpy(upper + margin)
-    return ((points_px >= lower) & (points_px <= upper)).all(1)
+def _allowed_cells(feature_map: FeatureMap, mask: NDArray[np.bool_]) -> torch.Tensor:
+    """Cells (rows, cols) of a map whose centre lies in the mask (height, width)."""
+    _, num_rows, num_cols = feature_map.descriptors.shape
+    grid = feature_map.grid
+    rows = (grid.offset_px[1] + grid.stride_px[1] * np.arange(num_rows)).round().clip(0, mask.shape[0] - 1).astype(np.int64)
+    cols = (grid.offset_px[0] + grid.stride_px[0] * np.arange(num_cols)).round().clip(0, mask.shape[1] - 1).astype(np.int64)
+    return torch.from_numpy(mask[np.ix_(rows, cols)])
 
 
-def pose_score(inlier_points_px: NDArray[np.floating]) -> float:
-    """Score in [0, 1) of a pose: n / (n + 15) with n the number of 16-pixel image cells that hold an inlier.
-
-    Cells and not matches are counted, because many matches on one spot say no more than one. 0.5 is reached at 15 cells; docs/benchmarks.md has
-    the scores of absent and present objects from which the default threshold was taken. Higher is better; no inliers give 0.
-    """
-    cells = np.unique((np.asarray(inlier_points_px) // _CELL_PX).astype(np.int64), axis=0)
-    return len(cells) / (len(cells) + 15.0)
-
-
-def _estimate(
-    database: ObjectDatabase, solution: PnpSolution, points_px: NDArray, points_object: NDArray, score: float, predicted: NDArray[np.float64] | None
-) -> PoseEstimate:
+def _estimate(database: ObjectDatabase, found: FoundPose, predicted: NDArray[np.float64] | None) -> PoseEstimate:
+    solution = found.solution
+    camera_from_object, object_from_solved = closest_symmetric_pose(solution.camera_from_object, database.symmetries.numpy(), predicted)
+    points_object = se3.transform_points(object_from_solved, found.points_object[solution.inliers])
     return PoseEstimate(
         object_name=database.name,
-        camera_from_object=closest_symmetric_pose(solution.camera_from_object, database.symmetries.numpy(), predicted),
+        camera_from_object=camera_from_object,
         covariance=solution.covariance,
-        score=score,
-        num_matches=len(points_px),
+        score=found.score,
+        num_matches=len(found.points_px),
         num_inliers=int(solution.inliers.sum()),
         reprojection_rms_px=solution.reprojection_rms_px,
-        inlier_points_px=points_px[solution.inliers].astype(np.float32),
-        inlier_points_object=points_object[solution.inliers].astype(np.float32),
+        inlier_points_px=found.points_px[solution.inliers].astype(np.float32),
+        inlier_points_object=points_object.astype(np.float32),
         bounds_object=database.bounds.numpy(),
     )
 
 
-def closest_symmetric_pose(camera_from_object: NDArray[np.float64], symmetries: NDArray[np.float64], predicted: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """Of all poses that look the same, the one with the smallest turn from the predicted pose (without one: from the camera's axes)."""
+def closest_symmetric_pose(
+    camera_from_object: NDArray[np.float64], symmetries: NDArray[np.float64], predicted: NDArray[np.float64] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of all poses (4, 4) that look the same, the one with the smallest turn from the predicted pose (without one: from the camera's axes).
+
+    Also returns the motion (4, 4) that takes points of the object from where they were to where this pose has them.
+    """
     candidates = camera_from_object @ symmetries
     target = np.eye(3) if predicted is None else predicted[:3, :3]
-    return candidates[np.argmax(np.einsum("nij,ij->n", candidates[:, :3, :3], target))]
+    best = np.argmax(np.einsum("nij,ij->n", candidates[:, :3, :3], target))
+    return candidates[best], np.linalg.inv(symmetries[best])
