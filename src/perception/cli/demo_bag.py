@@ -22,9 +22,8 @@ def run(arguments: Arguments) -> int:
     for path in arguments.databases:
         ObjectDatabase.load(path)  # what is wrong with it is said before anything is started
     stream = choose_topics(arguments.bag, arguments.image_topic, arguments.camera_info_topic, needs_camera=with_poses)
-    features = features_config(arguments)
-    recorded = run_nodes(steps, stream, out, features, databases=arguments.databases, with_poses=with_poses, domain_id=arguments.domain_id)
-    config = OneShotPoseConfig(features=features, databases=tuple(str(path) for path in arguments.databases))
+    config = OneShotPoseConfig(features=features_config(arguments), databases=tuple(str(path.resolve()) for path in arguments.databases))
+    recorded = run_nodes(steps, stream, out, config, with_poses=with_poses, domain_id=arguments.domain_id)
     what = "features and object_pose nodes" if with_poses else "features node (no databases were given, so no object was looked for)"
     description = RunDescription(f"Replay of {arguments.bag.name}", f"{arguments.bag} through the {what}.", played_command(arguments))
     write_results(steps, stream, recorded, out, config, description, with_poses=with_poses)

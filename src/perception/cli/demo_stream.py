@@ -10,7 +10,7 @@ from typing import Any
 
 from perception.cli.demo import Arguments
 from perception.cli.progress import Steps
-from perception.core.config import Checked, to_mapping
+from perception.core.config import to_mapping
 from perception.evaluation.pictures import save_pictures
 from perception.evaluation.predictions import read_status_messages, read_truth_topics, write_predictions, write_truth
 from perception.evaluation.provenance import Header, source_identity
@@ -19,6 +19,7 @@ from perception.evaluation.run_folder import PREDICTIONS_FILE, TRUTH_FILE, RunDe
 from perception.evaluation.score import Score, score_files, score_table
 from perception.nodes.bag_run import NodeRun, NodeSpec, RecordedRun
 from perception.pipelines.dense_features import DenseFeaturesConfig
+from perception.pipelines.one_shot_pose import OneShotPoseConfig
 
 IMAGE_TOPIC, CAMERA_INFO_TOPIC = "/camera/image_raw", "/camera/camera_info"
 FEATURE_TOPICS = ("/features/status", "/features/metadata", "/features/features", "/features/visualization")
@@ -63,6 +64,12 @@ def features_config(arguments: Arguments, sift_size_px: float = 0.0) -> DenseFea
     )
 
 
+def without_empty_lists(mapping: dict[str, Any]) -> dict[str, Any]:
+    """A nested mapping without empty lists: a ROS parameter file cannot say of what type they are."""
+    plain = {key: without_empty_lists(value) if isinstance(value, dict) else value for key, value in mapping.items()}
+    return {key: value for key, value in plain.items() if value != []}
+
+
 def truth_topic(object_name: str) -> str:
     """Where the demo's bags hold the true pose of an object."""
     return f"/ground_truth/{object_name}/pose"
@@ -72,18 +79,18 @@ def run_nodes(
     steps: Steps,
     stream: Stream,
     out: Path,
-    features: DenseFeaturesConfig,
+    config: OneShotPoseConfig,
     *,
-    databases: Sequence[Path] = (),
     onboard: Sequence[OnboardRequest] = (),
     with_poses: bool = True,
     domain_id: int | None = None,
 ) -> RecordedRun:
-    """Start the nodes, let them learn what is asked for, play the bag in lock-step, record into `out/recording`."""
-    shared = {"features": to_mapping(features), "image": {"reliability": "reliable", "compressed": stream.compressed}}
-    specs = [NodeSpec("features", {**shared, "publish_stride_cells": _PUBLISH_STRIDE_CELLS})]
+    """Start the nodes with the settings of `config`, let them learn what is asked for, play the bag in lock-step, record into `out/recording`."""
+    image = {"reliability": "reliable", "compressed": stream.compressed}
+    features = {"features": to_mapping(config.features), "image": image, "publish_stride_cells": _PUBLISH_STRIDE_CELLS}
+    specs = [NodeSpec("features", features)]
     if with_poses:
-        specs.append(NodeSpec("object_pose", {**shared, **({"databases": [str(path.resolve()) for path in databases]} if databases else {})}))
+        specs.append(NodeSpec("object_pose", {**without_empty_lists(to_mapping(config)), "image": image}))
     with NodeRun(out / "nodes", specs, stream.image_topic, stream.camera_info_topic, domain_id) as run:
         with steps.step("start and configure the nodes") as step:
             run.configure()
@@ -101,7 +108,7 @@ def run_nodes(
 
 
 def write_results(
-    steps: Steps, stream: Stream, recorded: RecordedRun, out: Path, config: Checked, description: RunDescription, *, with_poses: bool = True
+    steps: Steps, stream: Stream, recorded: RecordedRun, out: Path, config: OneShotPoseConfig, description: RunDescription, *, with_poses: bool = True
 ) -> Score:
     """Predictions, truth where the bag has it, pictures and report into `out`; prints the table and the report's path."""
     with steps.step("score and write the report") as step:

@@ -77,9 +77,10 @@ def run(arguments: Arguments) -> int:
         str((out / "clip").resolve()),
         {"onboard.reference.depth_topic": CLIP_DEPTH_TOPIC, "onboard.reference.stride": 1},
     )
-    recorded = run_nodes(steps, stream, out, features, databases=[database], onboard=[clip], domain_id=arguments.domain_id)
+    config = OneShotPoseConfig(features=features, databases=(str(database.resolve()),))
+    recorded = run_nodes(steps, stream, out, config, onboard=[clip], domain_id=arguments.domain_id)
     description = RunDescription("Table-top demo", _SUMMARY, played_command(arguments))
-    write_results(steps, stream, recorded, out, OneShotPoseConfig(features=features, databases=(str(database),)), description)
+    write_results(steps, stream, recorded, out, config, description)
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from rcl_interfaces.srv import SetParameters
+from rclpy.client import Client
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
@@ -99,7 +100,7 @@ class NodeRun:
     def onboard(self, name: str, source: str, parameters: Mapping[str, Any] | None = None) -> str:
         """Have `object_pose` learn an object through its `~/onboard` service; returns what it says. Raises NodeError when it refuses."""
         self.set_parameters("object_pose", {"onboard.name": name, "onboard.source": source, **(parameters or {})})
-        client = self._session.node.create_client(Trigger, "/object_pose/onboard")
+        client: Client = self._session.node.create_client(Trigger, "/object_pose/onboard")
         response = call_service(client, Trigger.Request(), ONBOARD_TIMEOUT_S, self.check)
         self._session.node.destroy_client(client)
         if not response.success:
@@ -108,7 +109,7 @@ class NodeRun:
 
     def set_parameters(self, node_name: str, values: Mapping[str, Any]) -> None:
         """Set parameters of a running node; raises NodeError with the node's reason when it refuses one."""
-        client = self._session.node.create_client(SetParameters, f"/{node_name}/set_parameters")
+        client: Client = self._session.node.create_client(SetParameters, f"/{node_name}/set_parameters")
         request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg() for name, value in values.items()])
         response = call_service(client, request, CONFIGURE_TIMEOUT_S, self.check)
         self._session.node.destroy_client(client)
@@ -133,9 +134,7 @@ class NodeRun:
         if self.camera_info_topic in played_topics:
             num_listeners[self.camera_info_topic] = len(self.specs) + (self.camera_info_topic in recorded_topics)
         with (
-            Player(
-                node, bag, config, image_topic=self.image_topic, topics=played_topics, status_topics=statuses, while_waiting=self.check
-            ) as player,
+            Player(node, bag, config, image_topic=self.image_topic, topics=played_topics, status_topics=statuses, while_waiting=self.check) as player,
             Recorder(node, recording, recorded_topics, player.now_ns, overwrite=True) as recorder,
         ):
             recorder.wait_for_publishers(20.0, self.check)

@@ -207,9 +207,7 @@ class Player:
         if num_in_a_row >= self.config.max_unanswered_in_a_row:
             silent = [f"{topic} ({len(stamps)} answers so far)" for topic, stamps in self._answers.items()]
             waited_s = self.config.answer_timeout_s
-            raise NodeError(
-                f"{num_in_a_row} images in a row without an answer within {waited_s:g} s on {', '.join(silent)}: see the nodes' logs"
-            )
+            raise NodeError(f"{num_in_a_row} images in a row without an answer within {waited_s:g} s on {', '.join(silent)}: see the nodes' logs")
 
 
 class _Pacer:
