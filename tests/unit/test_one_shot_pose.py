@@ -2,7 +2,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 from tests.support.textured_plane import CAMERA, random_texture, reference_views, render_plane, view_pose
 
 from perception.core.errors import ConfigError, InputError
@@ -134,8 +133,10 @@ def test_closest_symmetric_pose_keeps_near_the_prediction():
     assert np.allclose(closest_symmetric_pose(turn, symmetries, turn)[0], turn)
 
 
-def test_score_counts_places_and_not_matches():
-    assert pose_score(np.empty((0, 2))) == 0
-    spread = np.stack(np.meshgrid(np.arange(0, 160, SCORE_CELL_PX), np.arange(0, 80, SCORE_CELL_PX)), -1).reshape(-1, 2)
-    assert pose_score(np.repeat(spread[:10], 20, axis=0)) == pose_score(spread[:10]) < 0.5 < pose_score(spread)
-    assert torch.isfinite(torch.tensor(pose_score(spread)))
+def test_score_counts_covered_places_and_not_matches():
+    spread = np.stack(np.meshgrid(np.arange(0, 320, SCORE_CELL_PX), np.arange(0, 160, SCORE_CELL_PX)), -1).reshape(-1, 2) + 3.0
+    assert pose_score(np.empty((0, 2)), spread) == 0
+    assert pose_score(spread, np.empty((0, 2))) == 0
+    assert pose_score(np.repeat(spread[:50], 20, axis=0), spread) == pose_score(spread[:50], spread)
+    assert pose_score(spread[:50], spread) < 0.26 < 0.9 < pose_score(spread, spread)
+    assert pose_score(spread[:3], spread[:3]) < 0.3

@@ -51,7 +51,7 @@ class OneShotPoseConfig(Checked):
     """The coarse search takes every n-th row and column of the query grid."""
     max_coarse_descriptors: Annotated[int, Range(100, 10_000_000)] = 24_000
     """Descriptors of the object that the coarse search matches."""
-    exhaustive_fallback: bool = True
+    exhaustive_fallback: bool = False
     """Search exhaustively when the coarse search finds no pose; finds smaller objects, costs more in frames without the object."""
     guided: GuidedConfig = GuidedConfig()
     """Search near a first pose."""
@@ -61,7 +61,7 @@ class OneShotPoseConfig(Checked):
     """Views of all objects together that are matched in one frame; shared out when there are many objects."""
     matcher: MatcherConfig = MatcherConfig()
     solver: SolverConfig = SolverConfig()
-    min_score: Annotated[float, Range(0.0, 1.0)] = 0.5
+    min_score: Annotated[float, Range(0.0, 1.0)] = 0.25
     """No pose is given below this score."""
     temporal_prior: bool = True
     """Use the pose of the last frame to pick views and region; a full search follows when that fails."""
@@ -174,13 +174,20 @@ class OneShotPose:
         subset = query.descriptors[:: max(1, len(query.descriptors) // _SELECTION_DESCRIPTORS)]
         rows = database.rows_of(rank_views(database, subset).argsort(descending=True, stable=True)[:num_views])
         config = self.config
-        if config.search == "coarse_to_fine":
-            result = exhaustive(database, coarse, evenly_thinned(rows, config.max_coarse_descriptors), config.matcher, config.solver)
-            if isinstance(result, FoundPose):
-                result = self._guided(database, coarse, result.solution.camera_from_object, num_views, config.guided.radius_px)
-            if self._is_good(result) or not config.exhaustive_fallback:
-                return result
-        return exhaustive(database, query, rows, config.matcher, config.solver)
+        if config.search == "exhaustive":
+            return exhaustive(database, query, rows, config.matcher, config.solver)
+        result = self._refined(database, coarse, evenly_thinned(rows, config.max_coarse_descriptors), coarse, num_views)
+        if not self._is_good(result) and config.exhaustive_fallback:
+            result = self._refined(database, query, rows, coarse, num_views)
+        return result
+
+    def _refined(self, database: ObjectDatabase, query: Query, rows: torch.Tensor, coarse: Query, num_views: int) -> FoundPose | NoPose:
+        """A first pose from all matches, then a finer one from the matches near it."""
+        first = exhaustive(database, query, rows, self.config.matcher, self.config.solver)
+        if isinstance(first, NoPose):
+            return first
+        finer = self._guided(database, coarse, first.solution.camera_from_object, num_views, self.config.guided.radius_px)
+        return finer if isinstance(finer, FoundPose) else first
 
     def _guided(self, database: ObjectDatabase, coarse: Query, first: NDArray[np.float64], num_views: int, radius_px: float) -> FoundPose | NoPose:
         """Guided search, and once more around its own result when the first pose was only roughly right."""

@@ -25,8 +25,10 @@ from perception.ops.subcell import refine_to_subcell
 from perception.pipelines.object_database import ObjectDatabase
 from perception.pipelines.template_selection import nearest_views
 
-SCORE_CELL_PX = 8
-_CELLS_AT_HALF_SCORE = 15.0
+SCORE_CELL_PX = 16
+_CELLS_FOR_EVIDENCE = 10.0
+_SCORE_VIEWS = 4
+_SCORE_POINTS = 4_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,14 +154,36 @@ def _solved(database: ObjectDatabase, query: Query, points_px: torch.Tensor, row
     solution = solve_pnp(pixels, points, query.camera, solver)
     if solution is None:
         return NoPose(database.name, f"no pose agrees with at least {solver.min_inliers} of {len(pixels)} matches", len(pixels))
-    return FoundPose(solution, pixels, points, pose_score(pixels[solution.inliers]))
+    visible_px = _visible_points(database, query, solution.camera_from_object)
+    return FoundPose(solution, pixels, points, pose_score(pixels[solution.inliers], visible_px))
 
 
-def pose_score(inlier_points_px: NDArray[np.floating]) -> float:
-    """Score in [0, 1) of a pose: n / (n + 15) with n the number of 8-pixel image cells that hold an inlier.
+def _visible_points(database: ObjectDatabase, query: Query, camera_from_object: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Pixels (num, 2) where points of the nearest views would be seen, those outside the searched part of the image left out."""
+    rows = database.rows_of(nearest_views(database, torch.from_numpy(camera_from_object), _SCORE_VIEWS))
+    pixels, facing = _expected(database, evenly_thinned(rows, _SCORE_POINTS), camera_from_object, query)
+    pixels = pixels[facing]
+    if query.allowed is not None:
+        grid = query.features.grid
+        cells = ((pixels - torch.tensor(grid.offset_px)) / torch.tensor(grid.stride_px)).round().long()
+        rows_of_cells, cols_of_cells = cells[:, 1].clamp(0, query.allowed.shape[0] - 1), cells[:, 0].clamp(0, query.allowed.shape[1] - 1)
+        pixels = pixels[query.allowed[rows_of_cells, cols_of_cells]]
+    return pixels.numpy()
 
-    Cells and not matches are counted, because many matches on one spot say no more than one. 0.5 is reached at 15 cells; docs/benchmarks.md has
-    the scores of absent and present objects from which the default threshold was taken. Higher is better; no inliers give 0.
+
+def pose_score(inlier_points_px: NDArray[np.floating], visible_points_px: NDArray[np.floating]) -> float:
+    """Score in [0, 1) of a pose: the share of the object's visible surface that inliers cover, less when that is only a few places.
+
+    Both sets (num, 2) are counted in 16-pixel image cells: coverage * (1 - exp(-n / 10)) with n the cells that are covered. Matches are not counted,
+    because neighbouring descriptors overlap: a patch that happens to look alike gives many matches, but covers one patch only. Higher is
+    better; no inliers give 0. docs/benchmarks.md has the scores of absent and present objects from which the default threshold was taken.
     """
-    cells = np.unique((np.asarray(inlier_points_px) // SCORE_CELL_PX).astype(np.int64), axis=0)
-    return len(cells) / (len(cells) + _CELLS_AT_HALF_SCORE)
+    inlier_cells, visible_cells = _cells(inlier_points_px), _cells(visible_points_px)
+    num_covered = len(np.intersect1d(inlier_cells, visible_cells))
+    return num_covered / max(len(visible_cells), 1) * (1 - np.exp(-num_covered / _CELLS_FOR_EVIDENCE))
+
+
+def _cells(points_px: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Numbers of the score cells that hold a point."""
+    cells = np.floor_divide(points_px, SCORE_CELL_PX).astype(np.int64)
+    return np.unique(cells[:, 1] * 2**20 + cells[:, 0])
