@@ -26,7 +26,8 @@ def test_shift_of_a_fraction_of_a_cell_is_recovered():
     targets = original[:, rows.flatten(), cols.flatten()].T
     refined = refine_to_subcell(shifted, grid, points, targets)
     error = (refined - points) - torch.tensor([-1.2, 0.0])
-    assert error.norm(dim=1).median() < 0.25
+    assert error.norm(dim=1).median() < 0.4
+    assert error.mean(0).norm() < 0.15
 
 
 def test_border_cells_and_tiny_maps_stay():

@@ -63,7 +63,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     import tyro
 
     module = importlib.import_module(f"perception.cli.{name}")
-    parsed = tyro.cli(module.Arguments, args=arguments, prog=f"perception {name}", description=module.__doc__, config=(tyro.conf.OmitArgPrefixes,))
+    parsed = tyro.cli(module.Arguments, args=arguments, prog=f"perception {name}", description=module.__doc__)
     return module.run(parsed)
 
 

@@ -26,7 +26,7 @@ from perception.pipelines.object_database import ObjectDatabase
 from perception.pipelines.template_selection import nearest_views
 
 SCORE_CELL_PX = 16
-_CELLS_FOR_EVIDENCE = 10.0
+_CELLS_FOR_EVIDENCE = 30.0
 _SCORE_VIEWS = 4
 _SCORE_POINTS = 4_000
 
@@ -174,13 +174,13 @@ def _visible_points(database: ObjectDatabase, query: Query, camera_from_object: 
 def pose_score(inlier_points_px: NDArray[np.floating], visible_points_px: NDArray[np.floating]) -> float:
     """Score in [0, 1) of a pose: the share of the object's visible surface that inliers cover, less when that is only a few places.
 
-    Both sets (num, 2) are counted in 16-pixel image cells: coverage * (1 - exp(-n / 10)) with n the cells that are covered. Matches are not counted,
-    because neighbouring descriptors overlap: a patch that happens to look alike gives many matches, but covers one patch only. Higher is
+    Both sets (num, 2) are counted in 16-pixel image cells: sqrt(coverage) * (1 - exp(-n / 30)) with n the cells that are covered. Matches are not
+    counted, because neighbouring descriptors overlap: a patch that happens to look alike gives many matches, but covers one patch only. Higher is
     better; no inliers give 0. docs/benchmarks.md has the scores of absent and present objects from which the default threshold was taken.
     """
     inlier_cells, visible_cells = _cells(inlier_points_px), _cells(visible_points_px)
     num_covered = len(np.intersect1d(inlier_cells, visible_cells))
-    return num_covered / max(len(visible_cells), 1) * (1 - np.exp(-num_covered / _CELLS_FOR_EVIDENCE))
+    return float(np.sqrt(num_covered / max(len(visible_cells), 1)) * (1 - np.exp(-num_covered / _CELLS_FOR_EVIDENCE)))
 
 
 def _cells(points_px: NDArray[np.floating]) -> NDArray[np.int64]:
