@@ -76,7 +76,7 @@ class ObjectDatabase:
 
     def rows_of(self, views: torch.Tensor) -> torch.Tensor:
         """Row numbers of several views, in ascending order."""
-        return torch.cat([torch.arange(self.view_starts[view], self.view_starts[view + 1]) for view in views.sort().values.tolist()])
+        return torch.cat([torch.arange(int(self.view_starts[view]), int(self.view_starts[view + 1])) for view in views.sort().values.tolist()])
 
     def save(self, path: str | Path) -> Path:
         """Write to `path` (parent folders are made); the old file stays until the new one is whole."""
@@ -127,5 +127,5 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(memoryview(tensor.view(torch.uint8).numpy()) if tensor.numel() else b"")
+        digest.update(tensor.view(torch.uint8).numpy().data if tensor.numel() else b"")
     return digest.hexdigest()

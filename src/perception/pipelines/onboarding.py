@@ -6,7 +6,7 @@ Depth comes with the view (RGB-D clip, rendered mesh); where no view has depth, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -77,7 +77,7 @@ def build_database(
 
     Raises InputError when no view shows the object, or when views without depth cannot be triangulated.
     """
-    total = len(views) if hasattr(views, "__len__") else 0
+    total = len(views) if isinstance(views, Sized) else 0
     samples: list[SurfaceSamples] = []
     poses: list[NDArray[np.float64]] = []
     tracks = TrackViews(config.tracking)

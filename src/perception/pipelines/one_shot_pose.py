@@ -160,9 +160,10 @@ class OneShotPose:
             result = self._guided(database, coarse, predicted, num_views, self.config.guided.prior_radius_px)
         if not self._is_good(result):
             result = self._search(database, query, coarse, num_views)
+        if isinstance(result, NoPose):
+            return result
         if not self._is_good(result):
-            return result if isinstance(result, NoPose) else self._too_low(database, result)
-        assert isinstance(result, FoundPose)
+            return self._too_low(database, result)
         estimate = _estimate(database, result, predicted)
         with self._lock:
             if database.name in self._objects:

@@ -73,8 +73,8 @@ class TrackViews:
         frame = view.frame
         if frame.camera is None:
             raise InputError(f"reference view at {frame.time_ns} ns: no camera intrinsics")
-        stride = self.config.stride_px
-        pixels = torch.from_numpy(stratified_grid(*frame.image.shape[:2], stride, frame.mask, first_pixel(features.grid, stride)))
+        stride, (height, width) = self.config.stride_px, features.image_size
+        pixels = torch.from_numpy(stratified_grid(height, width, stride, frame.mask, first_pixel(features.grid, stride)))
         descriptors = sample_map(features.descriptors, pixels, features.grid)
         textured = descriptors.float().norm(dim=1) > 0.5
         self._views.append(_View(frame.camera, view.camera_from_object, features, pixels[textured], descriptors[textured]))
