@@ -152,13 +152,13 @@ class OneShotPose:
         """Near the last pose if there is one, then over all views."""
         prior = self._priors.get((database.name, frame.source)) if self.config.temporal_prior else None
         predicted = prior.predict(frame.time_ns, self.config.max_prior_age_s) if prior else None
-        result: FoundPose | NoPose = NoPose(database.name, "nothing to match: the image or the region has no texture")
         if len(query.points_px) == 0:
-            return result
+            return NoPose(database.name, "nothing to match: the image or the region has no texture")
+        result: FoundPose | NoPose | None = None
         coarse = query.thinned(self.config.coarse_factor, self.config.query_stride_px)
         if predicted is not None:
             result = self._guided(database, coarse, predicted, num_views, self.config.guided.prior_radius_px)
-        if not self._is_good(result):
+        if result is None or not self._is_good(result):
             result = self._search(database, query, coarse, num_views)
         if isinstance(result, NoPose):
             return result
