@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -43,6 +44,12 @@ class RecordedRun:
     played: PlaySummary
 
 
+def threads_for_each(num_processes: int) -> int:
+    """Threads of torch in each of several processes that work at the same time. More of them than cores is far slower: they wait for each other."""
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, num_cores // num_processes)
+
+
 class NodeRun:
     """Nodes as processes in a ROS domain of their own; `with NodeRun(...) as run: run.configure(); run.activate(); run.play(...)`."""
 
@@ -57,7 +64,8 @@ class NodeRun:
             self.domain_id = stack.enter_context(reserved_domain(self._domain_id))
             environment = ros_environment(self.domain_id)
             self._session = stack.enter_context(RosSession("perception_run", environment))
-            self._processes = [stack.enter_context(self._start(spec, environment)) for spec in self.specs]
+            node_environment = {**environment, "OMP_NUM_THREADS": str(threads_for_each(len(self.specs)))}
+            self._processes = [stack.enter_context(self._start(spec, node_environment)) for spec in self.specs]
             self._clients = {
                 spec.name: LifecycleClient(self._session.node, spec.name, timeout_s=CONFIGURE_TIMEOUT_S, while_waiting=self.check)
                 for spec in self.specs
