@@ -18,15 +18,14 @@ from perception.pipelines.one_shot_pose import OneShotPoseConfig
 def run(arguments: Arguments) -> int:
     """Prints a table and the path of the report."""
     assert arguments.bag is not None
-    steps, out, with_poses = Steps(), arguments.out or Path("runs/demo-bag"), bool(arguments.databases)
-    for path in arguments.databases:
-        ObjectDatabase.load(path)  # what is wrong with it is said before anything is started
-    stream = choose_topics(arguments.bag, arguments.image_topic, arguments.camera_info_topic, needs_camera=with_poses)
+    steps, out = Steps(), arguments.out or Path("runs/demo-bag")
+    objects = [ObjectDatabase.load(path).name for path in arguments.databases]  # what is wrong with one is said before anything is started
+    stream = choose_topics(arguments.bag, arguments.image_topic, arguments.camera_info_topic, needs_camera=bool(objects))
     config = OneShotPoseConfig(features=features_config(arguments), databases=tuple(str(path.resolve()) for path in arguments.databases))
-    recorded = run_nodes(steps, stream, out, config, with_poses=with_poses, domain_id=arguments.domain_id)
-    what = "features and object_pose nodes" if with_poses else "features node (no databases were given, so no object was looked for)"
+    recorded = run_nodes(steps, stream, out, config, with_poses=bool(objects), domain_id=arguments.domain_id)
+    what = "features and object_pose nodes" if objects else "features node (no databases were given, so no object was looked for)"
     description = RunDescription(f"Replay of {arguments.bag.name}", f"{arguments.bag} through the {what}.", played_command(arguments))
-    write_results(steps, stream, recorded, out, config, description, with_poses=with_poses)
+    write_results(steps, stream, recorded, out, config, description, objects)
     return 0
 
 

@@ -45,7 +45,7 @@ def run(arguments: Arguments) -> int:
         "angle between the orientations, against the recorded poses."
     )
     description = RunDescription("Camera pose in a known scene", summary, played_command(arguments), "camera")
-    write_results(steps, stream, recorded, out, config, description)
+    write_results(steps, stream, recorded, out, config, description, (OBJECT_NAME,))
     return 0
 
 

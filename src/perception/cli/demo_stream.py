@@ -108,15 +108,15 @@ def run_nodes(
 
 
 def write_results(
-    steps: Steps, stream: Stream, recorded: RecordedRun, out: Path, config: OneShotPoseConfig, description: RunDescription, *, with_poses: bool = True
+    steps: Steps, stream: Stream, recorded: RecordedRun, out: Path, config: OneShotPoseConfig, description: RunDescription, objects: Sequence[str]
 ) -> Score:
-    """Predictions, truth where the bag has it, pictures and report into `out`; prints the table and the report's path."""
+    """Predictions, truth of the `objects` that were looked for, pictures and report into `out`; prints the table and the report's path."""
     with steps.step("score and write the report") as step:
         header = Header.here(to_mapping(config), source_identity(stream.bag))
-        status_topic = "/object_pose/status" if with_poses else "/features/status"
+        status_topic = "/object_pose/status" if objects else "/features/status"
         predictions, truth = out / PREDICTIONS_FILE, out / TRUTH_FILE
         write_predictions(predictions, header, read_status_messages(recorded.bag, status_topic))
-        write_truth(truth, header, read_truth_topics(stream.bag))
+        write_truth(truth, header, [record for record in read_truth_topics(stream.bag) if record.object_name in objects])
         description.write(out)
         save_pictures(out, score_files(predictions, truth, header, description.position), recorded.bag)
         report, score = write_report(out, header)

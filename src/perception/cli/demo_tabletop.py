@@ -80,7 +80,7 @@ def run(arguments: Arguments) -> int:
     config = OneShotPoseConfig(features=features, databases=(str(database.resolve()),))
     recorded = run_nodes(steps, stream, out, config, onboard=[clip], domain_id=arguments.domain_id)
     description = RunDescription("Table-top demo", _SUMMARY, played_command(arguments))
-    write_results(steps, stream, recorded, out, config, description)
+    write_results(steps, stream, recorded, out, config, description, (FROM_MESH, FROM_CLIP))
     return 0
 
 

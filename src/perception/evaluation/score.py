@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from perception.core.errors import InputError
@@ -268,8 +269,9 @@ def percent(share: float) -> str:
 def score_table(score: Score) -> Table:
     """The figures as a table for the terminal."""
     whose = "camera position" if score.position == "camera" else "object position"
-    table = Table(title=f"Pose error ({whose}; frames without a pose count as wrong)", title_justify="left")
-    for name in ("object", "frames", "answered", "median deg", "median cm", "1cm-1deg", "3cm-3deg", "5cm-5deg", "not processed"):
+    table = Table(title=f"Pose error ({whose}; frames without a pose count as wrong)", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    # Short names, so that the table fits 80 columns.
+    for name in ("object", "frames", "found", "median°", "cm", "1cm-1°", "3cm-3°", "5cm-5°", "lost"):
         table.add_column(name, justify="left" if name == "object" else "right")
     rows = score.objects if len(score.objects) == 1 else (*score.objects, score.overall)
     for row in rows:
