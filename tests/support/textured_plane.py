@@ -35,15 +35,16 @@ def view_pose(azimuth_deg: float, elevation_deg: float, distance_m: float, roll_
     return pose
 
 
-def render_plane(texture: NDArray[np.uint8], camera_from_object: NDArray[np.float64], camera: Camera = CAMERA, background: int = 90) -> Frame:
-    """Frame with depth and mask of the square [-SIDE/2, SIDE/2]^2 in the plane z = 0 of the object frame."""
+def render_plane(texture: NDArray[np.uint8], camera_from_object: NDArray[np.float64], camera: Camera = CAMERA, background_seed: int = 50) -> Frame:
+    """Frame with depth and mask of the square [-SIDE/2, SIDE/2]^2 in the plane z = 0 of the object frame, before a textured background."""
     size = texture.shape[0]
     object_from_texture = np.array([[SIDE_M / size, 0, -SIDE_M / 2], [0, SIDE_M / size, -SIDE_M / 2], [0, 0, 1]])
     plane = camera.matrix @ camera_from_object[:3][:, [0, 1, 3]]
     homography = plane @ object_from_texture
     shape = (camera.width, camera.height)
-    image = cv2.warpPerspective(texture, homography, shape, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_CONSTANT, borderValue=(background,) * 3)
+    image = cv2.warpPerspective(texture, homography, shape, flags=cv2.INTER_AREA)
     mask = cv2.warpPerspective(np.ones((size, size), np.uint8), homography, shape, flags=cv2.INTER_NEAREST) > 0
+    image[~mask] = cv2.resize(random_texture(background_seed), shape)[~mask]
     u, v = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
     rays = np.stack([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, np.ones_like(u)], -1)
     normal = camera_from_object[:3, 2]

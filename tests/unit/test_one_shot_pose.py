@@ -29,7 +29,7 @@ def databases(features):
 
 
 def frame_of(seed: int, pose: np.ndarray, time_s: float = 0.0) -> Frame:
-    frame = render_plane(random_texture(seed), pose)
+    frame = render_plane(random_texture(seed), pose, background_seed=60 + seed)
     return Frame(frame.image, int(time_s * 1e9) + 1, CAMERA, "camera", source="test")
 
 

@@ -61,7 +61,7 @@ class OneShotPoseConfig(Checked):
     """Views of all objects together that are matched in one frame; shared out when there are many objects."""
     matcher: MatcherConfig = MatcherConfig()
     solver: SolverConfig = SolverConfig()
-    min_score: Annotated[float, Range(0.0, 1.0)] = 0.3
+    min_score: Annotated[float, Range(0.0, 1.0)] = 0.35
     """No pose is given below this score."""
     temporal_prior: bool = True
     """Use the pose of the last frame to pick views and region; a full search follows when that fails."""
