@@ -132,10 +132,10 @@ def check_shared_memory() -> Finding:
     if not folder.is_dir():
         return Finding("/dev/shm", "note", "no such folder", "images then go over UDP: slower, and large ones may get lost")
     free_mib = shutil.disk_usage(folder).free >> 20
-    stale = [path for path in folder.glob("fastrtps_*") if not path.name.endswith("_el")]
+    segments = [path for path in folder.glob("fastdds_*") if not path.name.endswith("_el")]
     enough = free_mib >= _MIN_SHARED_MEMORY_MIB
-    mend = "" if enough else "no ROS process running: rm /dev/shm/fastrtps_* (left by killed nodes); in Docker: --shm-size=1g"
-    return Finding("/dev/shm", "ok" if enough else "missing", f"{free_mib} MiB free, {len(stale)} segments of Fast DDS", mend)
+    mend = "" if enough else "no ROS process running: rm /dev/shm/fastdds_* /dev/shm/fastrtps_* (left by killed nodes); in Docker: --shm-size=1g"
+    return Finding("/dev/shm", "ok" if enough else "missing", f"{free_mib} MiB free, {len(segments)} segments of Fast DDS", mend)
 
 
 def check_onnxruntime() -> Finding:
