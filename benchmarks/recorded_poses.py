@@ -30,15 +30,20 @@ def main() -> None:
     parser.add_argument("frames", type=Path)
     parser.add_argument("run_folder", type=Path)
     parser.add_argument("--reference-every", type=int, default=5)
+    parser.add_argument("--check-every", type=int, default=5, help="compare every n-th localised frame (ICP takes seconds for each)")
     arguments = parser.parse_args()
     frames = list(PosedFrameFolder(arguments.frames))
     half = len(frames) // 2
     model = cloud([(frame.frame, frame.world_from_camera) for frame in frames[: half : arguments.reference_every]])
     estimates = [item for item in read_predictions(arguments.run_folder / PREDICTIONS_FILE)[1] if item.camera_from_object is not None]
     by_time = {frame.frame.time_ns: frame for frame in frames[half:]}
-    rows = [row(model, by_time[item.time_ns], se3.inverse(item.camera_from_object)) for item in estimates if item.time_ns in by_time]
+    rows = [
+        row(model, by_time[item.time_ns], se3.inverse(item.camera_from_object))
+        for item in estimates[:: arguments.check_every]
+        if item.time_ns in by_time
+    ]
     table = np.array(rows)
-    print(f"{len(rows)} frames localised of {len(by_time)}; medians, and share under 5 cm and 5 deg")
+    print(f"{len(estimates)} of {len(by_time)} frames localised, {len(rows)} of them compared; medians, and share under 5 cm and 5 deg")
     for name, columns in {
         "estimate against the recorded pose": (0, 1),
         "recorded pose against depth (ICP)": (2, 3),
@@ -49,7 +54,7 @@ def main() -> None:
     print(f"points within {100 * NEAR_M:.0f} cm of the references: recorded pose {np.median(table[:, 6]):.2f}, estimate {np.median(table[:, 7]):.2f}")
 
 
-def cloud(views: list[tuple[Frame, np.ndarray]]):  # noqa: ANN201 (an Open3D point cloud; Open3D is imported late)
+def cloud(views: list[tuple[Frame, np.ndarray]]):
     """Point cloud in the world of frames with depth."""
     geometry = open3d().geometry
     points = []
@@ -61,7 +66,7 @@ def cloud(views: list[tuple[Frame, np.ndarray]]):  # noqa: ANN201 (an Open3D poi
     return result
 
 
-def row(model, frame, estimated: np.ndarray) -> list[float]:  # noqa: ANN001
+def row(model, frame, estimated: np.ndarray) -> list[float]:
     """Errors (deg, cm) of estimate against record, record against depth, estimate against depth; shares near at record and at estimate."""
     points = cloud([(frame.frame, np.eye(4))])
     refined = [refine(model, points, pose) for pose in (frame.world_from_camera, estimated)]
@@ -70,7 +75,7 @@ def row(model, frame, estimated: np.ndarray) -> list[float]:  # noqa: ANN001
     return [*np.concatenate(errors), *(near(model, points, pose) for pose in (frame.world_from_camera, estimated))]
 
 
-def refine(model, points, world_from_camera: np.ndarray) -> tuple[np.ndarray, float]:  # noqa: ANN001
+def refine(model, points, world_from_camera: np.ndarray) -> tuple[np.ndarray, float]:
     """The pose after ICP with shrinking radius, and the share of points near the model there."""
     registration = open3d().pipelines.registration
     pose = world_from_camera
@@ -80,7 +85,7 @@ def refine(model, points, world_from_camera: np.ndarray) -> tuple[np.ndarray, fl
     return pose, near(model, points, pose)
 
 
-def near(model, points, world_from_camera: np.ndarray) -> float:  # noqa: ANN001
+def near(model, points, world_from_camera: np.ndarray) -> float:
     """Share of the points within NEAR_M of the model."""
     return open3d().pipelines.registration.evaluate_registration(points, model, NEAR_M, world_from_camera).fitness
 

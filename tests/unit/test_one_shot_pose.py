@@ -133,10 +133,12 @@ def test_closest_symmetric_pose_keeps_near_the_prediction():
     assert np.allclose(closest_symmetric_pose(turn, symmetries, turn)[0], turn)
 
 
-def test_score_counts_covered_places_and_not_matches():
+def test_score_counts_covered_places_and_agreement_and_not_matches():
     spread = np.stack(np.meshgrid(np.arange(0, 320, SCORE_CELL_PX), np.arange(0, 160, SCORE_CELL_PX)), -1).reshape(-1, 2) + 3.0
-    assert pose_score(np.empty((0, 2)), spread) == 0
-    assert pose_score(spread, np.empty((0, 2))) == 0
-    assert pose_score(np.repeat(spread[:50], 20, axis=0), spread) == pose_score(spread[:50], spread)
-    assert pose_score(spread[:20], spread) < 0.3 < pose_score(spread[:50], spread) < 0.9 < pose_score(spread, spread)
-    assert pose_score(spread[:3], spread[:3]) < 0.3
+    nothing = np.empty((0, 2))
+    assert pose_score(nothing, spread, 100) == 0
+    assert pose_score(spread, nothing, 1000) == 0
+    assert pose_score(np.repeat(spread[:50], 20, axis=0), spread, 100_000) == pytest.approx(pose_score(spread[:50], spread, 5000), abs=1e-6)
+    assert pose_score(spread[:20], spread, 1000) < 0.3 < pose_score(spread[:60], spread, 1000) < 0.9 < pose_score(spread, spread, 1000)
+    assert pose_score(spread[:20], spread, 1000) < 0.35 < pose_score(spread[:20], spread, 21)
+    assert pose_score(spread[:3], spread[:3], 3) < 0.3

@@ -18,8 +18,6 @@ from perception.rendering.reference_sources import ReferenceConfig
 
 OBJECT_NAME = "scene"
 _MIN_FRAMES = 4
-_QUERY_STRIDE_PX = 8
-"""A scene fills the image: a quarter of the usual pixels is enough, and the frame is done in a third of the time."""
 
 
 def run(arguments: Arguments) -> int:
@@ -37,7 +35,7 @@ def run(arguments: Arguments) -> int:
     with steps.step(f"write the other {len(queries)} frames into a bag") as step:
         write_bag(folder, queries, out / "bag", step)
     stream = Stream(out / "bag", truth_topics=(truth_topic(OBJECT_NAME),))
-    config = OneShotPoseConfig(features=features, databases=(str(database.resolve()),), query_stride_px=_QUERY_STRIDE_PX)
+    config = OneShotPoseConfig(features=features, databases=(str(database.resolve()),))
     recorded = run_nodes(steps, stream, out, config, domain_id=arguments.domain_id)
     summary = (
         f"{len(references)} posed RGB-D frames of the first half of {arguments.frames} are the references, the scene as a whole is the object, and "

@@ -269,7 +269,13 @@ def percent(share: float) -> str:
 def score_table(score: Score) -> Table:
     """The figures as a table for the terminal."""
     whose = "camera position" if score.position == "camera" else "object position"
-    table = Table(title=f"Pose error ({whose}; frames without a pose count as wrong)", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(
+        title=f"Pose error ({whose}; frames without a pose count as wrong)",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     # Short names, so that the table fits 80 columns.
     for name in ("object", "frames", "found", "median°", "cm", "1cm-1°", "3cm-3°", "5cm-5°", "lost"):
         table.add_column(name, justify="left" if name == "object" else "right")

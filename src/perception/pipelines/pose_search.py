@@ -155,7 +155,7 @@ def _solved(database: ObjectDatabase, query: Query, points_px: torch.Tensor, row
     if solution is None:
         return NoPose(database.name, f"no pose agrees with at least {solver.min_inliers} of {len(pixels)} matches", len(pixels))
     visible_px = _visible_points(database, query, solution.camera_from_object)
-    return FoundPose(solution, pixels, points, pose_score(pixels[solution.inliers], visible_px))
+    return FoundPose(solution, pixels, points, pose_score(pixels[solution.inliers], visible_px, len(pixels)))
 
 
 def _visible_points(database: ObjectDatabase, query: Query, camera_from_object: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -171,16 +171,20 @@ def _visible_points(database: ObjectDatabase, query: Query, camera_from_object: 
     return pixels.numpy()
 
 
-def pose_score(inlier_points_px: NDArray[np.floating], visible_points_px: NDArray[np.floating]) -> float:
-    """Score in [0, 1) of a pose: the share of the object's visible surface that inliers cover, less when that is only a few places.
+def pose_score(inlier_points_px: NDArray[np.floating], visible_points_px: NDArray[np.floating], num_matches: int) -> float:
+    """Score in [0, 1) of a pose from two kinds of evidence, 1 - (1 - surface) * (1 - agreement); higher is better, no inliers give 0.
 
-    Both sets (num, 2) are counted in 16-pixel image cells: sqrt(coverage) * (1 - exp(-n / 30)) with n the cells that are covered. Matches are not
-    counted, because neighbouring descriptors overlap: a patch that happens to look alike gives many matches, but covers one patch only. Higher is
-    better; no inliers give 0. docs/benchmarks.md has the scores of absent and present objects from which the default threshold was taken.
+    surface: how much of the object's visible surface inliers cover, sqrt(coverage) * w, counted in 16-pixel image cells · agreement: which
+    share of all matches are inliers, share^4 * w · w = 1 - exp(-n / 30) with n the cells that are covered. Inliers are not counted by number,
+    because neighbouring descriptors overlap: a patch that happens to look alike gives many, but covers one place only. docs/benchmarks.md has
+    the scores of absent and present objects from which the default threshold was taken.
     """
     inlier_cells, visible_cells = _cells(inlier_points_px), _cells(visible_points_px)
     num_covered = len(np.intersect1d(inlier_cells, visible_cells))
-    return float(np.sqrt(num_covered / max(len(visible_cells), 1)) * (1 - np.exp(-num_covered / _CELLS_FOR_EVIDENCE)))
+    weight = 1 - np.exp(-num_covered / _CELLS_FOR_EVIDENCE)
+    surface = np.sqrt(num_covered / max(len(visible_cells), 1)) * weight
+    agreement = (len(inlier_points_px) / max(num_matches, 1)) ** 4 * weight
+    return float(1 - (1 - surface) * (1 - agreement))
 
 
 def _cells(points_px: NDArray[np.floating]) -> NDArray[np.int64]:
