@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import rclpy
 from lifecycle_msgs.srv import ChangeState
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor, ShutdownException
+from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -23,6 +23,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from perception.core.types import Camera
 from perception.nodes.messages import camera_info_message, header_of, image_message
 from perception.nodes.processes import reserved_domain, ros_environment
+from perception.nodes.spinning import spin_until_shutdown
 
 RELIABLE = QoSProfile(depth=20, reliability=ReliabilityPolicy.RELIABLE)
 CAMERA = Camera(64, 48, 60.0, 60.0, 31.5, 23.5)
@@ -43,9 +44,7 @@ class RosHarness:
 
     def _spin(self) -> None:
         try:
-            self.executor.spin()
-        except (ExternalShutdownException, ShutdownException):
-            return
+            spin_until_shutdown(self.executor)
         except BaseException as error:  # an exception that left a callback: the node would have died
             self.errors.append(error)
 

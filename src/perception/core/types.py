@@ -142,6 +142,10 @@ class FeatureMap:
     def dim(self) -> int:
         return self.descriptors.shape[0]
 
+    def on_cpu(self) -> FeatureMap:
+        """The same map with its descriptors in main memory; itself when they are there already."""
+        return self if self.descriptors.device.type == "cpu" else replace(self, descriptors=self.descriptors.cpu())
+
 
 @dataclass(frozen=True, eq=False)
 class TrackSet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from std_msgs.msg import String
 from perception.core.config import Checked
 from perception.core.errors import InputError, PerceptionError
 from perception.core.types import Frame
+from perception.models.extractor import resolve_device
 from perception.nodes.camera_input import Arrival, CameraInput, InputLimits
 from perception.nodes.diagnostics import Diagnostics
 from perception.nodes.messages import json_message
@@ -43,7 +45,7 @@ class CameraNodeConfig(InputLimits):
     """Configure and activate without being asked, as soon as the node runs."""
 
 
-class CameraNode(LifecycleNode):
+class CameraNode(LifecycleNode, ABC):
     """A lifecycle node that works on the newest frame of one camera.
 
     Subclasses name their config classes and fill `build`, `process` and `release`. While it is not active the node holds no subscription and does
@@ -74,17 +76,17 @@ class CameraNode(LifecycleNode):
 
     # -- what a subclass fills -------------------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def build(self, config: Any) -> None:
         """Load models and make publishers and services. Raises PerceptionError for what the user can mend."""
-        raise NotImplementedError
 
+    @abstractmethod
     def process(self, frame: Frame) -> Mapping[str, Any]:
         """Run the pipeline, publish its results, return what the status says beside times; runs in the worker's thread."""
-        raise NotImplementedError
 
+    @abstractmethod
     def release(self) -> None:
         """Let go of all that `build` made, also when it failed half-way."""
-        raise NotImplementedError
 
     def describe(self) -> Mapping[str, str]:
         """Further figures for /diagnostics."""
@@ -236,7 +238,9 @@ class CameraNode(LifecycleNode):
         self.diagnostics.statistics.finished(latency_s, now_s)
 
     def _describe(self) -> Mapping[str, str]:
-        return {"state": self._state_machine.current_state[1], **self.describe()}
+        config = self._features_config
+        runs_on = {"backend": config.backend, "device": str(resolve_device(config.device))} if config else {}
+        return {"state": self._state_machine.current_state[1], **runs_on, **self.describe()}
 
 
 def _finite(value: Any) -> Any:

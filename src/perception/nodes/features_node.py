@@ -88,7 +88,7 @@ class FeaturesNode(CameraNode):
         self.features, self._tracker, self._pca, self._reset_service = None, None, None, None
 
     def describe(self) -> Mapping[str, str]:
-        return {"backend": "torch", "device": "cpu", "extractor": self.features.name if self.features else ""}
+        return {"extractor": self.features.name if self.features else ""}
 
     def process(self, frame: Frame) -> Mapping[str, Any]:
         assert self.features is not None

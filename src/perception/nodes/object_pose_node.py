@@ -93,7 +93,7 @@ class ObjectPoseNode(CameraNode):
 
     def describe(self) -> Mapping[str, str]:
         pipeline, last = self.pipeline, self._last
-        figures = {"backend": "torch", "device": "cpu", "objects": ", ".join(pipeline.object_names) if pipeline else ""}
+        figures = {"objects": ", ".join(pipeline.object_names) if pipeline else ""}
         if last is not None:
             figures |= {f"inliers {estimate.object_name}": str(estimate.num_inliers) for estimate in last.estimates}
             figures |= {f"no pose {miss.object_name}": miss.reason for miss in last.misses}

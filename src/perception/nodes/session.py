@@ -8,8 +8,10 @@ from types import TracebackType
 
 import rclpy
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+
+from perception.nodes.spinning import spin_until_shutdown
 
 
 class RosSession:
@@ -38,9 +40,7 @@ class RosSession:
 
     def _spin(self) -> None:
         try:
-            self.executor.spin()
-        except (ExternalShutdownException, ShutdownException):
-            return
+            spin_until_shutdown(self.executor)
         except Exception as error:
             self._failure = error  # `check` raises it in the thread that waits
 

@@ -6,16 +6,35 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import rclpy
-from rclpy.executors import MultiThreadedExecutor
+from rclpy.exceptions import InvalidHandle
+from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor, ShutdownException
 from rclpy.signals import SignalHandlerOptions
 
-from perception.nodes.base import CameraNode
+if TYPE_CHECKING:
+    from perception.nodes.base import CameraNode
 
 THREADS_PER_NODE = 3
 """Images, the services (one of which may take long) and the timers of a node."""
 END_TIMEOUT_S = 5.0
+
+
+def spin_until_shutdown(executor: Executor) -> None:
+    """Spin until the executor or its context is shut down; other exceptions of callbacks come through.
+
+    rclpy has a race: an entity that is destroyed in one thread while the executor waits for it in another can end `spin` with InvalidHandle. That
+    says nothing but that the entity is gone, so spinning goes on.
+    """
+    while True:
+        try:
+            executor.spin()
+            return
+        except InvalidHandle:
+            continue
+        except (ExternalShutdownException, ShutdownException):
+            return
 
 
 class _SpinThread(threading.Thread):
@@ -28,7 +47,7 @@ class _SpinThread(threading.Thread):
 
     def run(self) -> None:
         try:
-            self._executor.spin()
+            spin_until_shutdown(self._executor)
         except BaseException as error:
             self.error = error
         finally:

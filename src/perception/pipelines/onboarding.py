@@ -82,7 +82,7 @@ def build_database(
     poses: list[NDArray[np.float64]] = []
     tracks = TrackViews(config.tracking)
     for done, view in enumerate(views, 1):
-        feature_map = features.step(view.frame)
+        feature_map = features.step(view.frame).on_cpu()
         if view.frame.depth_m is not None:
             samples.append(_lift_view(view, feature_map, config))
             poses.append(view.camera_from_object)

@@ -124,7 +124,7 @@ class OneShotPose:
         with self._lock:
             objects = dict(self._objects)
         feature_map = self.features.step(frame)
-        query = self._sample(frame, feature_map)
+        query = self._sample(frame, feature_map.on_cpu())
         num_views = max(1, min(self.config.max_templates, self.config.max_templates_per_frame // max(len(objects), 1)))
         found = [self._find(database, frame, query, num_views) for database in objects.values()]
         estimates = tuple(item for item in found if isinstance(item, PoseEstimate))
