@@ -66,7 +66,21 @@ def test_replay_finds_the_object_and_report_writes_the_same_again(folder: Path, 
 
 
 def test_replay_with_another_extractor_than_the_database_says_so(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["replay", str(folder / "bag"), "--out", str(tmp_path), "--databases", str(folder / "box.safetensors")]) == 2
+    assert (
+        main(
+            [
+                "replay",
+                str(folder / "bag"),
+                "--out",
+                str(tmp_path),
+                "--databases",
+                str(folder / "box.safetensors"),
+                "--pose.features.sift-size-px",
+                "16",
+            ]
+        )
+        == 2
+    )
     assert "was onboarded with the extractor" in capsys.readouterr().err
     assert not (tmp_path / "predictions.jsonl").exists()
 

@@ -15,6 +15,7 @@ from perception.cli import demo, demo_bag, demo_frames, demo_stream, demo_tablet
 from perception.core.errors import ConfigError, InputError
 from perception.core.types import Camera
 from perception.io.bags import BagReader, BagWriter
+from perception.pipelines.dense_features import DenseFeaturesConfig
 from perception.rendering.tabletop import TabletopScene
 
 
@@ -49,8 +50,8 @@ def test_the_command_of_a_run_names_what_was_given() -> None:
 
 
 def test_features_follow_the_arguments_then_the_scene() -> None:
-    assert demo_stream.features_config(demo.Arguments(), 4.0).sift_size_px == 4.0
-    assert demo_stream.features_config(demo.Arguments(sift_size_px=9.0), 4.0).sift_size_px == 9.0
+    assert demo_stream.features_config(demo.Arguments()) == DenseFeaturesConfig()
+    assert demo_stream.features_config(demo.Arguments(sift_size_px=9.0)).sift_size_px == 9.0
     assert demo_stream.features_config(demo.Arguments(extractor="alike_n", weights="w.pth")).weights == "w.pth"
 
 

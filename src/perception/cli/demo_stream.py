@@ -53,14 +53,14 @@ class OnboardRequest:
     parameters: dict[str, Any]
 
 
-def features_config(arguments: Arguments, sift_size_px: float = 0.0) -> DenseFeaturesConfig:
-    """The default features, or those that were asked for; `sift_size_px` is what suits the scene where nothing else was asked for."""
+def features_config(arguments: Arguments) -> DenseFeaturesConfig:
+    """The default features, or those that were asked for."""
     default = DenseFeaturesConfig()
     return replace(
         default,
         extractor=arguments.extractor or default.extractor,
         weights=arguments.weights or default.weights,
-        sift_size_px=arguments.sift_size_px or sift_size_px or default.sift_size_px,
+        sift_size_px=arguments.sift_size_px or default.sift_size_px,
     )
 
 

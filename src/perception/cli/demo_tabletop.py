@@ -40,8 +40,6 @@ PERIOD_NS = 33_333_333
 START_NS = 1_000_000_000
 CLIP_DEPTH_TOPIC, CLIP_POSE_TOPIC = "/camera/depth/image_raw", "/object/pose"
 FRAME_ID = "camera_optical_frame"
-_SIFT_SIZE_PX = 4.0
-"""Small descriptors: large ones see more of the table than of the object, and the table is not there when the object is learnt from a mesh."""
 _SUMMARY = (
     "A rendered table top with known poses. The box was learnt from its mesh by the onboard command, the can from an RGB-D clip by the node's "
     "~/onboard service; the features and object_pose nodes ran as processes, fed from a bag in simulated time."
@@ -55,7 +53,7 @@ _MESH_DISTANCE = 3.0
 def run(arguments: Arguments) -> int:
     """Prints a table of both objects' pose errors and the path of the report."""
     steps, out = Steps(), arguments.out or Path("runs/demo")
-    features = features_config(arguments, _SIFT_SIZE_PX)
+    features = features_config(arguments)
     with steps.step("build the scene"):
         scene = TabletopScene()
         mesh_path = out / f"{FROM_MESH}.obj"
