@@ -99,8 +99,8 @@ def test_region_outside_the_object_finds_nothing(features, databases):
         OneShotPose(OneShotPoseConfig(region_px=(5.0, 0.0, 5.0, 9.0)), features)
 
 
-def test_covariance_matches_the_spread_of_the_errors(features, databases):
-    """Pixel noise moves the pose by about what the covariance says (a factor of four covers the correlation of neighbouring matches)."""
+def test_covariance_is_positive_and_of_a_plausible_size(features, databases):
+    """Whether it is right is tested on analytic scenes (tests/numeric); here that the pipeline hands on one for this distance and resolution."""
     pipeline = OneShotPose(OneShotPoseConfig(temporal_prior=False), features)
     pipeline.add_object(databases["first"])
     estimate = pipeline.step(frame_of(1, view_pose(3, 2, 0.5))).estimates[0]

@@ -31,7 +31,7 @@ class TrackingConfig(Checked):
 
     stride_px: Annotated[int, Range(1, 64, "px")] = 8
     """Distance of the pixels that are matched; where a match lies exactly is found on the finer map."""
-    gaps: tuple[int, ...] = (1, 2, 4, 8)
+    gaps: Annotated[tuple[int, ...], Range(1, None, "views")] = (1, 2, 4, 8)
     """Each view is matched with the views that come so many places before and after it."""
     max_epipolar_error_px: Annotated[float, Range(0.1, 100.0, "px")] = 2.0
     """A match farther from its epipolar line is wrong."""
