@@ -29,6 +29,7 @@ from perception.nodes.lifecycle_client import POLL_S, nothing, wait_until
 from perception.nodes.message_types import header_stamp_ns, message_class
 
 CLOCK_TOPIC, TF_STATIC_TOPIC = "/clock", "/tf_static"
+DISCOVERY_SETTLE_S = 0.5
 CLOCK_PERIOD_S = 0.01
 PUBLISHER_DEPTH = 10
 STATUS_DEPTH = 100
@@ -119,6 +120,8 @@ class Player:
 
         if not wait_until(lambda: not missing(), timeout_s, self._while_waiting):
             raise NodeError(f"after {timeout_s:g} s: {'; '.join(missing())}")
+        # Discovery ends on each side by itself: a node may learn of this subscription a little later, and its first answer would be lost.
+        time.sleep(DISCOVERY_SETTLE_S)
 
     def play(self, progress: Callable[[int, int], None] | None = None) -> PlaySummary:
         """Play from begin to end; `progress(images done, images in all)`."""
