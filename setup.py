@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-PACKAGE = "perception"
+PACKAGE, TRAINING = "perception", "perception_training"
 
 
 def tree(folder: str) -> list[tuple[str, list[str]]]:
@@ -19,9 +19,9 @@ def tree(folder: str) -> list[tuple[str, list[str]]]:
 setup(
     name=PACKAGE,
     python_requires=">=3.10",  # in pyproject.toml it would become an object that colcon cannot read
-    package_dir={"": "src"},
-    packages=find_packages("src", include=[PACKAGE, f"{PACKAGE}.*"]),
-    package_data={PACKAGE: ["py.typed", "evaluation/templates/*", "models/weights/*"]},
+    package_dir={"": "src", TRAINING: f"training/{TRAINING}"},
+    packages=[*find_packages("src", include=[PACKAGE, f"{PACKAGE}.*"]), *find_packages("training", include=[TRAINING, f"{TRAINING}.*"])],
+    package_data={PACKAGE: ["py.typed", "evaluation/templates/*", "models/weights/*"], TRAINING: ["py.typed"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
@@ -29,5 +29,5 @@ setup(
         *tree("config"),
         (f"lib/{PACKAGE}", sorted(path.as_posix() for path in Path("src/bin").glob("*") if path.is_file())),
     ],
-    entry_points={"console_scripts": ["perception = perception.cli.main:main"]},
+    entry_points={"console_scripts": ["perception = perception.cli.main:main", "perception-train = perception_training.cli.main:main"]},
 )

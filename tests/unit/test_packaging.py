@@ -30,7 +30,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh prefix with the package in it, built from a copy so that the checkout stays clean."""
     folder = tmp_path_factory.mktemp("packaging")
     source, prefix = folder / "source", folder / "prefix"
-    for name in ("src", "launch", "config", "resource"):
+    for name in ("src", "training", "launch", "config", "resource"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("*.egg-info"))
     for path in ROOT.iterdir():
         if path.is_file() and not path.name.startswith("."):

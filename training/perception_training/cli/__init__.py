@@ -1,0 +1,1 @@
+"""`perception-train`: one module for each command, loaded when it is called."""
