@@ -64,13 +64,14 @@ def test_every_node_is_an_executable_in_lib(installed: Path) -> None:
 
 
 def test_nothing_that_does_not_belong_is_installed(installed: Path) -> None:
-    (package,) = installed.glob("lib/python*/site-packages/perception")
-    assert {path.name for path in package.parent.iterdir() if path.suffix != ".dist-info"} == {"perception"}
+    sources = {"perception": ROOT / "src" / "perception", "perception_training": ROOT / "training" / "perception_training"}
+    (site,) = installed.glob("lib/python*/site-packages")
+    assert {path.name for path in site.iterdir() if path.suffix != ".dist-info"} == set(sources)
     strange = [path for path in installed.rglob("*") if path.name == "__pycache__" or path.suffix in (".pyc", ".db", ".onnx", ".mcap", ".bag")]
     assert strange == []
-    modules = {path.relative_to(ROOT / "src" / "perception") for path in (ROOT / "src" / "perception").rglob("*.py")}
-    assert modules == {path.relative_to(package) for path in package.rglob("*.py")}
-    assert (package / "py.typed").is_file()
+    for name, source in sources.items():
+        assert {path.relative_to(source) for path in source.rglob("*.py")} == {path.relative_to(site / name) for path in (site / name).rglob("*.py")}
+        assert (site / name / "py.typed").is_file()
 
 
 def test_package_xml_is_valid(package_xml: ElementTree.Element) -> None:
