@@ -7,8 +7,8 @@ track point NaN.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -73,8 +73,10 @@ class Tracks:
 class ObjectTrack:
     """One annotated object through the T frames of a sample.
 
-    camera_from_object (T, 4, 4), all NaN in frames without it · mask_id: its value in the sample's masks (0: none) · bounds (2, 3) lower and
-    upper corner in the object's frame · mesh: its model on disk · visible_share (T,): visible part of its silhouette in [0, 1], where annotated.
+    camera_from_object (T, 4, 4), all NaN in frames without it or without its pose · mask_id: its value in the sample's masks (0: none) ·
+    bounds (2, 3) lower and upper corner in the object's frame · mesh: its model on disk, of which one unit is mesh_unit_m metres ·
+    visible_share (T,): visible part of its silhouette in [0, 1], where annotated · boxes_px (T, 4) as (x, y) of the lowest and of the highest
+    corner, where annotated; NaN in frames without a box.
     """
 
     name: str
@@ -83,12 +85,22 @@ class ObjectTrack:
     bounds: NDArray[np.float64] | None = None
     mesh: Path | None = None
     visible_share: NDArray[np.float64] | None = None
+    boxes_px: NDArray[np.float64] | None = None
+    mesh_unit_m: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.boxes_px is not None and self.boxes_px.shape != (len(self.camera_from_object), 4):
+            raise InputError(f"boxes of {self.name} have shape {self.boxes_px.shape}: must be {(len(self.camera_from_object), 4)}")
 
     def at_frames(self, frames: Sequence[int]) -> ObjectTrack:
         """The same object in these frames only."""
         rows = list(frames)
-        share = None if self.visible_share is None else self.visible_share[rows]
-        return ObjectTrack(self.name, self.camera_from_object[rows], self.mask_id, self.bounds, self.mesh, share)
+        return replace(
+            self,
+            camera_from_object=self.camera_from_object[rows],
+            visible_share=None if self.visible_share is None else self.visible_share[rows],
+            boxes_px=None if self.boxes_px is None else self.boxes_px[rows],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +111,9 @@ class Sample:
     cameras: T, None for a frame without intrinsics · world_from_camera (T, 4, 4), NaN for a frame without a pose ·
     depth_m: T arrays (height, width) float32 along z in `unit`, 0 where unknown · masks: T arrays (height, width) int32, 0 background, else the
     id of an instance · normals: T arrays (height, width, 3) float32 in camera axes, 0 where unknown · dynamic: T arrays (height, width) bool,
-    where the surface moves in the world · tracks · objects · text: caption, category or instruction · unit: of depth, translations and points.
+    where the surface moves in the world · tracks · objects · text: caption, category or instruction · unit: of depth, translations and points ·
+    mask_known (T,) bool: which frames' masks are annotated, where only some are; None: all · attributes: what the set says of the whole sequence
+    and has no field here, such as the difficulty of a pair.
     Raises InputError that names data set, sequence and frame when the fields do not fit together or a pose is no rigid motion.
     """
 
@@ -118,13 +132,15 @@ class Sample:
     objects: tuple[ObjectTrack, ...] = field(default=())
     text: str | None = None
     unit: Unit = "metre"
+    mask_known: NDArray[np.bool_] | None = None
+    attributes: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         num_frames = len(self.images)
         if not num_frames:
             raise InputError(f"{self.place()}: no frames; must be at least one")
         counts = {"frame_names": len(self.frame_names)}
-        for name in ("times_s", "cameras", "world_from_camera", "depth_m", "masks", "normals", "dynamic"):
+        for name in ("times_s", "cameras", "world_from_camera", "depth_m", "masks", "normals", "dynamic", "mask_known"):
             if getattr(self, name) is not None:
                 counts[name] = len(getattr(self, name))
         if self.tracks is not None:

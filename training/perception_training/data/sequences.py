@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +72,7 @@ class FrameSequence(ABC):
 class RecordedSequence(FrameSequence):
     """A sequence whose frames lie on disk.
 
-    objects: over all frames · read_tracks () → Tracks over all frames · text and unit as in `Sample`.
+    objects: over all frames · read_tracks () → Tracks over all frames · text, unit and attributes as in `Sample`.
     """
 
     dataset: str
@@ -82,6 +82,7 @@ class RecordedSequence(FrameSequence):
     read_tracks: Callable[[], Tracks] | None = None
     text: str | None = None
     unit: Unit = "metre"
+    attributes: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.records:
@@ -125,7 +126,14 @@ class RecordedSequence(FrameSequence):
             objects=tuple(item.at_frames(frames) for item in self.objects),
             text=self.text,
             unit=self.unit,
+            mask_known=self._mask_known(chosen),
+            attributes=self.attributes,
         )
+
+    def _mask_known(self, chosen: list[FrameRecord]) -> NDArray[np.bool_] | None:
+        """(T,) which frames have a mask, when some of the sequence have and others have not."""
+        has_mask = [record.read_mask is not None for record in self.records]
+        return np.array([record.read_mask is not None for record in chosen]) if any(has_mask) and not all(has_mask) else None
 
     def _maps(self, chosen: list, everywhere: list, images: tuple[NDArray, ...], dtype: type) -> tuple[NDArray, ...] | None:
         """One map for each image, zeros for a frame without; None when no frame of the sequence has one."""
