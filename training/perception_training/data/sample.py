@@ -68,6 +68,14 @@ class Tracks:
         world = None if self.points_world is None else self.points_world[rows]
         return Tracks(self.points_px[rows], self.visible[rows], world, queries, self.names)
 
+    def of_points(self, points: Sequence[int] | NDArray[np.int64]) -> Tracks:
+        """Only these of the points, in this order."""
+        chosen = np.asarray(points, np.int64)
+        world = None if self.points_world is None else self.points_world[:, chosen]
+        queries = None if self.query_frames is None else self.query_frames[chosen]
+        names = tuple(self.names[point] for point in chosen) if self.names else ()
+        return Tracks(self.points_px[:, chosen], self.visible[:, chosen], world, queries, names)
+
 
 @dataclass(frozen=True, eq=False)
 class ObjectTrack:
