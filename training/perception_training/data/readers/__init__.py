@@ -11,7 +11,9 @@ from perception.core.config import from_mapping
 from perception.core.errors import unknown_name
 from perception_training.data.sequences import Dataset
 
-READERS: dict[str, str] = {}
+READERS: dict[str, str] = {
+    "spair71k": "spair71k:Spair71k",
+}
 """Name → "module:Class"; resolved when it is asked for."""
 
 
