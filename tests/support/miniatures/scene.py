@@ -93,6 +93,24 @@ def miniature_scene(num_frames: int = 4, width: int = 160, height: int = 120) ->
     )
 
 
+def seen_by(scene: MiniatureScene, camera: Camera) -> MiniatureScene:
+    """The same scene from the same poses through another camera, for sets whose intrinsics are fixed; its track points are those of the first."""
+    views = [render(meshes(), camera, pose) for pose in np.linalg.inv(scene.world_from_camera)]
+    points_camera = [se3.transform_points(pose, scene.points_world) for pose in np.linalg.inv(scene.world_from_camera)]
+    points_px = np.stack([project(points, camera) for points in points_camera])
+    return MiniatureScene(
+        images=tuple(view.image for view in views),
+        depth_m=tuple(view.depth_m for view in views),
+        masks=tuple(np.maximum(view.instance_ids, 0).astype(np.int32) for view in views),
+        normals=tuple(view.normals for view in views),
+        cameras=(camera,) * len(scene),
+        world_from_camera=scene.world_from_camera,
+        points_world=scene.points_world,
+        points_px=points_px,
+        visible=np.stack([_visible(px, points[:, 2], view.depth_m) for px, points, view in zip(points_px, points_camera, views, strict=True)]),
+    )
+
+
 def _visible(points_px: NDArray, depth: NDArray, depth_m: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Inside the image and not behind what is seen there (2 cm of slack, since the depth belongs to the next pixel centre)."""
     nearest = np.rint(points_px).astype(int)

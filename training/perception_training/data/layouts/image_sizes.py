@@ -37,7 +37,7 @@ def camera_of_images(camera: Camera, paths: Iterable[Path], calibration: Path) -
     width, height = image_size(path)
     if (width, height) == (camera.width, camera.height):
         return camera
-    if abs(width - camera.width * height / camera.height) > max(_MAX_ROUNDING_PX, camera.width / camera.height):
+    if abs(width - camera.width * height / camera.height) > _MAX_ROUNDING_PX * (1 + camera.width / camera.height):
         raise InputError(
             f"{path} is {width}x{height} but its intrinsics in {calibration} are for {camera.width}x{camera.height}: "
             "sizes must be equal, or scaled by one factor"
