@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception.core.errors import InputError
-from perception.io.images import read_image
-from perception_training.data.layouts.image_files import image_size, read_palette_ids
+from perception.io.images import read_image, read_label_image
+from perception_training.data.layouts.image_sizes import image_size
 from perception_training.data.sample import ObjectTrack, Tracks
 from perception_training.data.sequences import UNKNOWN_POSE, FrameRecord, RecordedSequence
 
@@ -114,6 +114,6 @@ def _read_image(path: Path, mirrored: bool) -> NDArray[np.uint8]:
 
 
 def _read_class_map(path: Path, mirrored: bool) -> NDArray[np.int32]:
-    ids = read_palette_ids(path)
+    ids = read_label_image(path)
     ids = np.where(ids == VOID, 0, ids).astype(np.int32)
     return np.ascontiguousarray(ids[:, ::-1]) if mirrored else ids

@@ -1,6 +1,6 @@
 """Pickles that hold nothing but NumPy arrays in dicts, lists and tuples, read without running anything that a pickle may ask for.
 
-An ordinary unpickler calls whatever a file names. This one knows five names, all of NumPy's array format, and answers each with a class of its own
+An ordinary unpickler calls whatever a file names. This one knows the few names of NumPy's array format and answers each with a class of its own
 that checks what it is given: neither NumPy nor any other code is reached by names from the file. Everything else is refused by name.
 """
 
@@ -77,9 +77,9 @@ class _Scalar:
 
 
 class _Latin1(bytes):
-    """Stands for _codecs.encode, through which protocols 0 to 2 write bytes; only with the one encoding that they use."""
+    """Stands for _codecs.encode and, when there are none, for bytes: how protocols 0 to 2 write bytes; only with the one encoding that they use."""
 
-    def __new__(cls, text: str, encoding: str = "latin1") -> _Latin1:
+    def __new__(cls, text: str = "", encoding: str = "latin1") -> _Latin1:
         if encoding != "latin1":
             raise ValueError(f"bytes encoded as {encoding!r}")
         return super().__new__(cls, text.encode("latin1"))
@@ -89,6 +89,8 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): "ndarray",
     ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _Latin1,
+    ("__builtin__", "bytes"): _Latin1,
+    ("builtins", "bytes"): _Latin1,
 } | {
     (f"{package}.{module}", name): stand_in
     for package in ("numpy.core", "numpy._core")

@@ -12,7 +12,9 @@ from perception.core.errors import unknown_name
 from perception_training.data.sequences import Dataset
 
 READERS: dict[str, str] = {
+    "colmap": "colmap:Colmap",
     "spair71k": "spair71k:Spair71k",
+    "tapvid_davis": "tapvid_davis:TapVidDavis",
 }
 """Name → "module:Class"; resolved when it is asked for."""
 

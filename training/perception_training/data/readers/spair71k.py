@@ -23,7 +23,8 @@ import numpy as np
 
 from perception.core.config import Checked
 from perception.core.errors import InputError, unknown_name
-from perception_training.data.layouts.json_files import entry, numbers, read_json
+from perception_training.data.layouts.annotation_files import read_lines
+from perception_training.data.layouts.json_entries import entry, numbers, read_object
 from perception_training.data.layouts.keypoint_pairs import KeypointPair, keypoint_pair_sequence
 from perception_training.data.sequences import Dataset, RecordedSequence
 
@@ -64,10 +65,7 @@ class Spair71k(Dataset):
 
     def _list_sequences(self) -> tuple[str, ...]:
         path = self.root / "Layout" / self.options.layout / f"{self.options.split}.txt"
-        try:
-            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"list of pairs {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        names = read_lines(path)
         if not names:
             raise InputError(f"list of pairs {path}: is empty; must name at least one pair")
         for number, name in enumerate(names, 1):
@@ -84,7 +82,7 @@ class Spair71k(Dataset):
 
     def _read_pair(self, name: str) -> KeypointPair:
         path = self.root / "PairAnnotation" / self.options.split / f"{name}.json"
-        content = read_json(path, dict)
+        content = read_object(path)
         place = f"annotation {path}"
         category = entry(content, "category", place, str)
         if category not in CLASS_IDS:

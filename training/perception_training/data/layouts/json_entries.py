@@ -1,8 +1,7 @@
-"""Annotation files in JSON, with errors that name file and entry."""
+"""Entries of JSON annotations, with errors that name file and entry."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception.core.errors import InputError
+from perception_training.data.layouts.annotation_files import read_json
 
 
-def read_json(path: Path, kind: type[dict] | type[list]) -> Any:
-    """The content of a JSON file whose outermost value is an object (dict) or an array (list). Raises InputError that names the file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"annotation {path}: cannot be read ({error.strerror or 'no such file'})") from error
-    except ValueError as error:
-        raise InputError(f"annotation {path}: is no valid JSON ({error}): damaged or truncated") from error
-    if not isinstance(content, kind):
-        raise InputError(f"annotation {path}: holds a {type(content).__name__} outermost; must be a {kind.__name__}")
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises InputError that names the file when it is missing, damaged or holds something else outermost."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__} outermost; must be an object")
+    return content
+
+
+def read_list(path: Path) -> list[Any]:
+    """The array in a JSON file. Raises InputError that names the file when it is missing, damaged, empty or holds something else outermost."""
+    content = read_json(path)
+    if not isinstance(content, list) or not content:
+        raise InputError(f"{path}: holds {'an empty list' if content == [] else f'a {type(content).__name__} outermost'}; must be a list of entries")
     return content
 
 
