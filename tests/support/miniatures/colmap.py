@@ -1,4 +1,4 @@
-"""Writes the scene as a COLMAP reconstruction, by the tables of colmap/colmap doc/format.rst (text) and scripts/python/read_write_model.py (binary)."""
+"""Writes the scene as a COLMAP reconstruction: text by colmap/colmap doc/format.rst, binary by scripts/python/read_write_model.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text, gzipped JSON and matrix files of annotations, read with errors that name the file."""
+"""Text, JSON and matrix files of annotations, read with errors that name the file."""
 
 from __future__ import annotations
 
@@ -36,16 +36,25 @@ def read_lines(path: Path) -> list[str]:
     return [line for line in map(str.strip, read_text(path).splitlines()) if line and not line.startswith("#")]
 
 
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises InputError that names the file."""
+    return _parsed(read_text(path), path)
+
+
 def read_gzipped_json(path: Path) -> Any:
     """The value in a gzipped JSON file. Raises InputError that names the file."""
     try:
         text = gzip.decompress(read_bytes(path)).decode("utf-8")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: is no gzipped text, or truncated ({error})") from error
+    return _parsed(text, path)
+
+
+def _parsed(text: str, path: Path) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: is no JSON ({error})") from error
+    except ValueError as error:
+        raise InputError(f"{path}: is no JSON, or truncated ({error})") from error
 
 
 def read_matrix(path: Path, shape: tuple[int, int]) -> NDArray[np.float64]:

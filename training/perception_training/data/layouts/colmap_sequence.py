@@ -68,7 +68,7 @@ def colmap_tracks(model_folder: Path, records: tuple[FrameRecord, ...], max_poin
         scale = np.array([camera.width / full.width, camera.height / full.height])
         points_px[frame, np.searchsorted(ids, matched["point_id"])] = matched["xy"] * scale - PIXEL_CENTRE
     world = np.broadcast_to(points.xyz[kept].astype(np.float32), (len(records), len(ids), 3))
-    return Tracks(points_px, np.isfinite(points_px).all(-1), world)
+    return Tracks(points_px, np.asarray(np.isfinite(points_px).all(-1), np.bool_), world)
 
 
 def _longest(points: ColmapPoints, max_points: int) -> NDArray[np.int64]:
