@@ -47,7 +47,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class SceneBatch:
-    """B clips of T frames. All tensors but `kind` lie on one device; `kind` stays on the host, where it decides which shapes are intersected."""
+    """B clips of T frames. All tensors lie on one device, but `kind` and `casts_shadow` on the CPU: they decide what is computed at all."""
 
     kind: Tensor
     """(B, P) int64 on the CPU: a value of `Kind`."""
@@ -60,7 +60,7 @@ class SceneBatch:
     is_dynamic: Tensor
     """(B, P) bool: moves in the world."""
     casts_shadow: Tensor
-    """(B, P) bool. False for walls and floor saves time: nothing but light from outside could tell."""
+    """(B, P) bool on the CPU. False for walls and floor saves time: nothing but light from outside could tell."""
     texture: Tensor
     """(B, P) int64 index into `textures`; -1 is plain."""
     texture_scale: Tensor
@@ -112,8 +112,9 @@ class SceneBatch:
         for name in ("world_from_primitive", "world_from_camera", "intrinsics"):
             if getattr(self, name).dtype != torch.float64:
                 raise InputError(f"scene: {name} is {getattr(self, name).dtype}: must be torch.float64")
-        if self.kind.device.type != "cpu":
-            raise InputError(f"scene: kind lies on {self.kind.device}: must stay on the CPU")
+        for name in ON_HOST:
+            if getattr(self, name).device.type != "cpu":
+                raise InputError(f"scene: {name} lies on {getattr(self, name).device}: must stay on the CPU")
 
     @property
     def num_clips(self) -> int:
@@ -136,7 +137,7 @@ class SceneBatch:
         return self.size.device
 
     def to(self, device: torch.device | str) -> SceneBatch:
-        moved = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("kind", "image_size")}
+        moved = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in (*ON_HOST, "image_size")}
         return replace(self, **{name: value.to(device) for name, value in moved.items()})
 
     def at_frames(self, frames: Sequence[int]) -> SceneBatch:
@@ -149,6 +150,9 @@ class SceneBatch:
         rows = list(clips)
         return replace(self, **{name: getattr(self, name)[rows] for name in PER_CLIP})
 
+
+ON_HOST = ("kind", "casts_shadow")
+"""Fields that stay on the CPU."""
 
 PER_FRAME = ("world_from_primitive", "light_position", "intrinsics", "world_from_camera", "exposure")
 """Fields with a frame dimension after that of the clips."""

@@ -53,5 +53,29 @@ class TextureStack:
     def num_levels(self) -> int:
         return self.resolution.bit_length()
 
+    def lookup(self, texture: Tensor, u: Tensor, v: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Red, green and blue, linear between texels and between levels. texture: index, int64 · u, v: place in repeats · level: 0 is the finest."""
+        level = level.clamp(0, self.num_levels - 1)
+        finer = level.floor()
+        share = level.sub_(finer)
+        first, second = self._at_level(texture, u, v, finer), self._at_level(texture, u, v, (finer + 1).clamp_(max=self.num_levels - 1))
+        red, green, blue = (torch.lerp(one, other, share) for one, other in zip(first, second, strict=True))
+        return red, green, blue
+
+    def _at_level(self, texture: Tensor, u: Tensor, v: Tensor, level: Tensor) -> tuple[Tensor, ...]:
+        """Bilinear at whole levels; texel centres lie at half texels, so that levels lie over each other."""
+        size = torch.exp2(self.num_levels - 1 - level)
+        column, row = (u - u.floor()).mul_(size).sub_(0.5), (v - v.floor()).mul_(size).sub_(0.5)
+        left, top = column.floor(), row.floor()
+        right_share, down_share = column.sub_(left), row.sub_(top)
+        # Levels before this one hold 4/3 (S^2 - size^2) texels; float32 is exact up to 2^24, which is 2048 x 2048 texels and more.
+        before = (texture * self.texels_per_texture).add_(((self.resolution**2 - size * size) * (4 / 3)).round_().long())
+        left, right = left.remainder(size), (left + 1).remainder_(size)
+        upper, lower = before + (top.remainder(size) * size).long(), before + ((top + 1).remainder_(size) * size).long()
+        left, right = left.long(), right.long()
+        corners = [channel[index] for channel in self.texels for index in (upper + left, upper + right, lower + left, lower + right)]
+        rows = [torch.lerp(corners[place], corners[place + 1], right_share) for place in range(0, 12, 2)]
+        return tuple(torch.lerp(rows[place], rows[place + 1], down_share) for place in range(0, 6, 2))
+
     def to(self, device: torch.device | str) -> TextureStack:
         return TextureStack(self.texels.to(device, non_blocking=True), self.resolution)

@@ -1,0 +1,176 @@
+"""Where rays meet the unit shapes: the box, ball, cylinder and square of half extent 1, and height fields over that square.
+
+Rays are given in a primitive's unit coordinates (its own coordinates divided by its size), as origin + t * direction with directions of any
+length, so t is the same number in every coordinate system. All functions broadcast and work in float32 and float64. A ray with a NaN in its
+origin hits nothing. Solids are convex: a ray is inside them between two values of t, and hits at the first that is beyond `near`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .scene import Kind
+
+Vector = tuple[Tensor, Tensor, Tensor]
+"""x, y and z as separate tensors: each operation then runs over contiguous memory."""
+
+_SMALLEST_SLOPE = 1e-12
+"""Directions nearer to parallel than this are taken to be this: the slabs then lie at huge t instead of at NaN."""
+
+_REFINEMENTS = {torch.float32: 8, torch.float64: 24}
+"""Steps of false position after the march; enough for the last bits of the type."""
+
+_MARCHED_TOGETHER = 4096
+"""Rays for which all steps of the march fit in a core's cache."""
+
+
+class HeightGrids(NamedTuple):
+    """Which height field each ray meets. heights (K, rows, columns) · index, broadcasting with the rays: int64."""
+
+    heights: Tensor
+    index: Tensor
+
+
+def intersect(kind: Kind, origin: Vector, direction: Vector, near: float, grids: HeightGrids) -> Tensor:
+    """t of the first hit beyond `near`, infinity where there is none. Origins and directions broadcast to the result's shape."""
+    if kind == Kind.PLANE:
+        return _plane(origin, direction, near)
+    if kind == Kind.HEIGHT_FIELD:
+        return _height_field(origin, direction, near, grids)
+    interval = {Kind.BOX: _box, Kind.ELLIPSOID: _ball, Kind.CYLINDER: _cylinder}[kind]
+    enter, leave = interval(origin, direction)
+    hit = torch.where(enter > near, enter, leave)
+    return torch.where((leave >= enter) & (hit > near), hit, torch.inf)
+
+
+def _slab(origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """t at which a ray enters and leaves |coordinate| <= 1."""
+    slope = torch.where(direction.abs() < _SMALLEST_SLOPE, _SMALLEST_SLOPE, direction).reciprocal_()
+    first, second = (-1 - origin) * slope, (1 - origin) * slope
+    return torch.minimum(first, second), torch.maximum(first, second)
+
+
+def _box(origin: Vector, direction: Vector) -> tuple[Tensor, Tensor]:
+    enter, leave = _slab(origin[0], direction[0])
+    for axis in (1, 2):
+        first, second = _slab(origin[axis], direction[axis])
+        enter, leave = torch.maximum(enter, first, out=first), torch.minimum(leave, second, out=second)
+    return enter, leave
+
+
+def _round(origin: tuple[Tensor, ...], direction: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """t at which a ray enters and leaves the unit ball of as many dimensions as are given; NaN where it misses.
+
+    The distance to the axis is measured at the foot of the perpendicular, where nothing large cancels.
+    """
+    squared_length = _dot(direction, direction).clamp_(min=_SMALLEST_SLOPE**2)
+    foot = _dot(origin, direction).neg_().div_(squared_length)
+    at_foot = tuple(torch.addcmul(start, foot, along) for start, along in zip(origin, direction, strict=True))
+    half = _dot(at_foot, at_foot).neg_().add_(1).div_(squared_length).sqrt_()
+    return foot - half, foot + half
+
+
+def _dot(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> Tensor:
+    total = first[0] * second[0]
+    for one, other in zip(first[1:], second[1:], strict=True):
+        total = torch.addcmul(total, one, other)
+    return total
+
+
+def _ball(origin: Vector, direction: Vector) -> tuple[Tensor, Tensor]:
+    return _round(origin, direction)
+
+
+def _cylinder(origin: Vector, direction: Vector) -> tuple[Tensor, Tensor]:
+    enter, leave = _round(origin[:2], direction[:2])
+    first, second = _slab(origin[2], direction[2])
+    return torch.maximum(enter, first), torch.minimum(leave, second)
+
+
+def _plane(origin: Vector, direction: Vector, near: float) -> Tensor:
+    t = -origin[2] / direction[2]
+    inside = torch.addcmul(origin[0], t, direction[0]).abs_() <= 1
+    inside &= torch.addcmul(origin[1], t, direction[1]).abs_() <= 1
+    inside &= t > near
+    return torch.where(inside, t, torch.inf)
+
+
+def height_at(grids: HeightGrids, x: Tensor, y: Tensor) -> Tensor:
+    """Bilinear height at unit coordinates, clamped to the grid."""
+    corners, right, down = _cell(grids, x, y)
+    upper = torch.lerp(corners[0], corners[1], right)
+    return torch.lerp(upper, torch.lerp(corners[2], corners[3], right), down)
+
+
+def height_slopes(grids: HeightGrids, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Slopes of the height along x and y in unit coordinates, within the cell that holds the point."""
+    corners, right, down = _cell(grids, x, y)
+    rows, columns = grids.heights.shape[1:]
+    along_x = torch.lerp(corners[1] - corners[0], corners[3] - corners[2], down) * ((columns - 1) / 2)
+    along_y = torch.lerp(corners[2] - corners[0], corners[3] - corners[1], right) * ((rows - 1) / 2)
+    return along_x, along_y
+
+
+def _cell(grids: HeightGrids, x: Tensor, y: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+    """The four corner heights of the cell (left, right, then the row below) and the place within it in [0, 1]."""
+    rows, columns = grids.heights.shape[1:]
+    column = ((x + 1) * ((columns - 1) / 2)).nan_to_num_(0).clamp_(0, columns - 1)
+    row = ((y + 1) * ((rows - 1) / 2)).nan_to_num_(0).clamp_(0, rows - 1)
+    left, top = column.floor().clamp_(max=columns - 2), row.floor().clamp_(max=rows - 2)
+    first = (top * columns + left).long() + grids.index * (rows * columns)
+    flat = grids.heights.to(x.dtype).flatten()
+    corners = tuple(flat[first + step] for step in (0, 1, columns, columns + 1))
+    return corners, column - left, row - top
+
+
+def _height_field(origin: Vector, direction: Vector, near: float, grids: HeightGrids) -> Tensor:
+    """March in equal steps through the box that holds the field until the ray changes side, then refine.
+
+    As many steps as the grid has cells along its longer side: a grazing ray may miss a bump that it pierces within one step.
+    """
+    enter, leave = _box(origin, direction)
+    enter = enter.clamp(min=near)
+    crosses = leave > enter
+    shape = crosses.shape
+    rays = [part.expand(shape).flatten() for part in (*origin, *direction, enter, leave, grids.index)]
+    if crosses.device.type != "cpu":
+        return torch.where(crosses, _march(rays, grids.heights).view(shape), torch.inf)
+    chosen = crosses.flatten().nonzero()[:, 0]  # few rays meet the box; a GPU would wait for the answer which
+    pieces = zip(*(part[chosen].split(_MARCHED_TOGETHER) for part in rays), strict=True)
+    found = torch.full((len(rays[0]),), torch.inf, dtype=enter.dtype)
+    found[chosen] = torch.cat([_march(list(piece), grids.heights) for piece in pieces])
+    return found.view(shape)
+
+
+def _march(rays: list[Tensor], heights: Tensor) -> Tensor:
+    """rays: origin, direction, where to begin, where to end and field, each (N,)."""
+    origin, direction = (rays[0], rays[1], rays[2]), (rays[3], rays[4], rays[5])
+    return _first_side_change(origin, direction, rays[6], rays[7], HeightGrids(heights, rays[8]))
+
+
+def _first_side_change(origin: Vector, direction: Vector, enter: Tensor, leave: Tensor, grids: HeightGrids) -> Tensor:
+    """All arguments (N,). t where each ray first passes through its field, infinity where it does not."""
+
+    def above(t: Tensor) -> Tensor:
+        point = [torch.addcmul(start, t, along) for start, along in zip(origin, direction, strict=True)]
+        return point[2].sub_(height_at(grids, point[0], point[1]))
+
+    steps = max(grids.heights.shape[1:])
+    share = torch.linspace(0, 1, steps + 1, dtype=enter.dtype, device=enter.device)[:, None]
+    t = torch.lerp(enter, leave, share)
+    side = above(t)
+    changes = (side[1:] >= 0) != (side[:-1] >= 0)
+    first = changes.to(torch.uint8).argmax(0, keepdim=True)
+    low, high = t.gather(0, first)[0], t.gather(0, first + 1)[0]
+    at_low, at_high = side.gather(0, first)[0], side.gather(0, first + 1)[0]
+    for _ in range(_REFINEMENTS[enter.dtype]):  # false position after Illinois: halve the end that stays, or it would stay for ever
+        middle = (high - at_high * (high - low) / (at_high - at_low)).nan_to_num_(0)
+        middle = torch.where((middle - low) * (middle - high) <= 0, middle, (low + high) / 2)
+        at_middle = above(middle)
+        other_side = (at_middle >= 0) != (at_high >= 0)
+        low, at_low = torch.where(other_side, high, low), torch.where(other_side, at_high, at_low / 2)
+        high, at_high = middle, at_middle
+    return torch.where(changes.any(0), high, torch.inf)
