@@ -36,9 +36,12 @@ class Body:
     motion: Motion
     is_fixture: bool = False
 
-    @property
-    def is_dynamic(self) -> bool:
-        return not isinstance(self.motion, Still)
+    def is_dynamic(self, times_s: Floats) -> bool:
+        """Whether it is at another place at any of these times (a closed drawer could move, but does not)."""
+        if isinstance(self.motion, Still):
+            return False
+        poses = self.motion.at(times_s)
+        return bool(np.abs(poses - poses[:1]).max() > 1e-7)
 
 
 def still(name: str, parts: Sequence[Part], world_from_body: Floats) -> Body:
@@ -46,7 +49,7 @@ def still(name: str, parts: Sequence[Part], world_from_body: Floats) -> Body:
     return Body(name, tuple(parts), Still(world_from_body))
 
 
-def block(size: Sequence[float], centre: Sequence[float], material: int = 0, kind: Kind = Kind.BOX) -> Part:
+def block(size: Sequence[float] | Floats, centre: Sequence[float] | Floats, material: int = 0, kind: Kind = Kind.BOX) -> Part:
     """An upright primitive with these half extents at `centre` of its body."""
     return Part(kind, (float(size[0]), float(size[1]), float(size[2])), placed(np.asarray(centre, np.float64)), material)
 
@@ -65,7 +68,7 @@ def bounds(bodies: Sequence[Body], times_s: Floats) -> Floats:
     """(2, 3) lower and upper corner of everything that the bodies touch at these times."""
     corners = []
     for body in bodies:
-        times = times_s if body.is_dynamic else times_s[:1]
+        times = times_s[:1] if isinstance(body.motion, Still) else times_s
         poses = body.motion.at(times)
         for part in body.parts:
             world_from_part = poses @ part.body_from_part
@@ -78,7 +81,7 @@ def bounds(bodies: Sequence[Body], times_s: Floats) -> Floats:
 class Stage:
     """The free space of a layout: bodies are taken only where the box around their whole motion meets no other and stays inside."""
 
-    def __init__(self, lower: Sequence[float], upper: Sequence[float], times_s: Floats) -> None:
+    def __init__(self, lower: Sequence[float] | Floats, upper: Sequence[float] | Floats, times_s: Floats) -> None:
         self.lower, self.upper = np.asarray(lower, np.float64), np.asarray(upper, np.float64)
         self.times_s = times_s
         self.bodies: list[Body] = []
