@@ -83,7 +83,9 @@ def _tracks(pair: KeypointPair) -> Tracks:
     for side, image in enumerate(pair.images):
         size = image_size(image)
         if pair.sizes and pair.sizes[side] != size:
-            raise InputError(f"annotation {pair.annotation}: says that {image} is {'x'.join(map(str, pair.sizes[side]))}, but it is {size[0]}x{size[1]}")
+            raise InputError(
+                f"annotation {pair.annotation}: says that {image} is {'x'.join(map(str, pair.sizes[side]))}, but it is {size[0]}x{size[1]}"
+            )
         _check_inside(f"annotation {pair.annotation}: keypoint", pair.points_px[side], size, image)
         if pair.boxes_px is not None:
             _check_inside(f"annotation {pair.annotation}: corner of the box", pair.boxes_px[side].reshape(2, 2), size, image)

@@ -13,8 +13,12 @@ from perception_training.data.sequences import Dataset
 
 READERS: dict[str, str] = {
     "colmap": "colmap:Colmap",
+    "mvimgnet": "mvimgnet:MvImgNet",
+    "navi": "navi:Navi",
+    "pf_pascal": "pf_pascal:PfPascal",
     "spair71k": "spair71k:Spair71k",
     "tapvid_davis": "tapvid_davis:TapVidDavis",
+    "youtube_vos": "youtube_vos:YoutubeVos",
 }
 """Name → "module:Class"; resolved when it is asked for."""
 

@@ -1,10 +1,10 @@
 """TAP-Vid-DAVIS (Doersch et al., 2022): 30 videos of DAVIS with points that people followed.
 
-One file, `tapvid_davis.pkl`; format, raster convention and source in `layouts/tapvid_pickle.py`. The pickle is read by an unpickler that knows nothing
-but NumPy arrays (`layouts/restricted_pickle.py`), once, and unpacked beside it, so that sequences and frames are read singly from then on.
+One file, `tapvid_davis.pkl`; format, raster convention and source in `layouts/tapvid_pickle.py`. The pickle is read by an unpickler that knows
+nothing but NumPy arrays (`layouts/restricted_pickle.py`), once, and unpacked beside it, so that sequences and frames are read singly from then on.
 
-Queries as in google-deepmind/tapnet, tapvid/evaluation_datasets.py (sample_queries_first, sample_queries_strided). TAP-Vid scores at 256x256: a point of
-the tracks is there at (x + 0.5) * 256 / width in raster coordinates. (CoTracker's loader scales by width - 1 instead; this reader does not.)
+Queries as in google-deepmind/tapnet, tapvid/evaluation_datasets.py (sample_queries_first, sample_queries_strided). TAP-Vid scores at 256x256: a point
+of the tracks is there at (x + 0.5) * 256 / width in raster coordinates.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class TapVidOptions(Checked):
 
 class TapVidDavis(Dataset):
     """One sequence for each video. Tracks: names are the numbers of the annotated points (several tracks of `strided` share one), query_frames as
-    the option says. Where a point is hidden its position is as stored; TAP-Vid scores none there. `root` is the pickle or the folder that holds it."""
+    the option says. Where a point is hidden its position is as stored; TAP-Vid scores none there. `root` is the pickle or its folder."""
 
     name = "tapvid_davis"
     Options = TapVidOptions
