@@ -19,6 +19,7 @@ Image = NDArray[np.uint8]
 
 _PAPER = (24, 26, 30)
 _TITLE_HEIGHT_PX = 24
+_TITLE_CHARACTER_PX = 6.5
 _GAP_PX = 4
 _MAX_TRACKS = 48
 _DEPTH_PERCENTILES = (2.0, 98.0)
@@ -55,7 +56,10 @@ def _block(sample: Sample, max_frames: int, tile_px: int) -> Image:
     rows = _rows(sample, frames)
     width = len(frames) * (tile_px + _GAP_PX) - _GAP_PX
     block = np.full((_TITLE_HEIGHT_PX + len(rows) * (height + _GAP_PX) + _GAP_PX, width, 3), _PAPER, np.uint8)
-    draw_label(block[: _TITLE_HEIGHT_PX - _GAP_PX], _title(sample), (0.0, float(_TITLE_HEIGHT_PX)), ORANGE)
+    title = _title(sample)
+    room = max(8, int(width / _TITLE_CHARACTER_PX) - 3)
+    title = title if len(title) <= room else title[: room - 1] + "…"
+    draw_label(block[: _TITLE_HEIGHT_PX - _GAP_PX], title, (0.0, float(_TITLE_HEIGHT_PX)), ORANGE)
     top = _TITLE_HEIGHT_PX
     for row, (caption, paint) in enumerate(rows):
         for column, frame in enumerate(frames):
