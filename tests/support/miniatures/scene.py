@@ -119,6 +119,13 @@ def _visible(points_px: NDArray, depth: NDArray, depth_m: NDArray[np.float32]) -
     return inside & (np.abs(depth - depth_m[row, col]) < 0.02)
 
 
+def assert_jpegs_of(images: tuple[NDArray[np.uint8], ...], truth: tuple[NDArray[np.uint8], ...]) -> None:
+    """Each image is what JPEG leaves of its truth: sizes equal, and off by less than 10 grey levels in the mean (another frame is off by 40)."""
+    for image, true_image in zip(images, truth, strict=True):
+        error = np.abs(image.astype(int) - true_image).mean()
+        assert error < 10, f"image is off by {error:.1f} grey levels in the mean"
+
+
 def reprojection_error_px(sample: Sample, scene: MiniatureScene, frames: tuple[int, ...], units_per_metre: float = 1.0) -> float:
     """Largest distance in pixels, over all pairs of frames, between where the sample's cameras and poses send the truth's surface points of one
     frame into another and where they really are; the two may differ by the choice of the world.
