@@ -1,11 +1,13 @@
 """Folders of posed RGB-D frames in the layout of the 7-Scenes data set.
 
 Files: `frame-NNNNNN.color.jpg` or `.png`, `frame-NNNNNN.depth.png` (16-bit mm, 0 and 65535 invalid; may be absent), `frame-NNNNNN.pose.txt`
-(4x4 world_from_camera) and `camera-intrinsics.txt` (3x3, of the depth camera). `frame-NNNNNN.mask.png` (not black on the object) may be there.
+(4x4 world_from_camera) and `camera-intrinsics.txt` (3x3, of the depth camera; the data set itself comes without).
+`frame-NNNNNN.mask.png` (not black on the object) may be there.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,13 @@ from perception.io.ros_images import depth_to_metres
 SEVEN_SCENES_COLOUR_FOCAL_PX = 525.0
 """The Kinect's colour camera: the data set's authors give 585 px for depth only, and its colour images are not registered to depth."""
 
+SEVEN_SCENES_DEPTH_CAMERA = Camera(640, 480, 585.0, 585.0, 320.0, 240.0)
+"""The Kinect's depth camera as the data set's authors give it."""
+
+INTRINSICS_FILE = "camera-intrinsics.txt"
 _MAX_ROTATION_ERROR = 1e-2
+_MAX_SLOPE = 0.01
+"""Largest relative change of depth over half a pixel that still counts as one surface."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +57,9 @@ class PosedFrameFolder:
         if not self.colour_paths:
             raise InputError(f"folder {self.folder} holds no frames of the form frame-000000.color.jpg (or .png)")
         height, width = images.read_image(self.colour_paths[0]).shape[:2]
-        self.depth_camera = _read_intrinsics(self.folder / "camera-intrinsics.txt", width, height)
-        self.camera = _colour_camera(self.depth_camera, colour_focal_px)
+        self.depth_camera = read_depth_camera(self.folder, width, height)
+        self.camera = colour_camera(self.depth_camera, colour_focal_px)
         self._period_ns, self._frame_id = period_ns, frame_id
-        self._lookup = registration_lookup(self.camera, self.depth_camera)
 
     def __len__(self) -> int:
         return len(self.colour_paths)
@@ -69,34 +76,43 @@ class PosedFrameFolder:
             raise InputError(f"{colour_path} is {image.shape[1]}x{image.shape[0]}: the first frame is {self.camera.width}x{self.camera.height}")
         world_from_camera = read_pose(self.folder / f"{name}.pose.txt")
         depth_path = self.folder / f"{name}.depth.png"
-        depth_m = self._registered_depth(depth_path) if depth_path.exists() else None
+        depth_m = read_registered_depth(depth_path, self.depth_camera, self.camera) if depth_path.exists() else None
         mask_path = self.folder / f"{name}.mask.png"
         mask = images.read_image(mask_path).max(axis=2) > 0 if mask_path.exists() else None
         stamp = (index % len(self)) * self._period_ns + 1  # a stamp of zero means "no time" in ROS
         return PosedFrame(Frame(image, stamp, self.camera, self._frame_id, str(self.folder), depth_m, mask), world_from_camera, name)
 
-    def _registered_depth(self, path: Path) -> NDArray[np.float32]:
-        depth = images.read_depth_image(path)
-        if depth.shape != (self.depth_camera.height, self.depth_camera.width):
-            raise InputError(
-                f"{path} is {depth.shape[1]}x{depth.shape[0]}: must be {self.depth_camera.width}x{self.depth_camera.height} like the colour image"
-            )
-        registered = cv2.remap(depth_to_metres(depth), *self._lookup, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
-        return np.asarray(registered, np.float32)
+
+def read_registered_depth(path: Path, depth_camera: Camera, camera: Camera) -> NDArray[np.float32]:
+    """Depth (height, width) float32 in metres at the (colour) camera's pixels, of a 16-bit image in mm taken by the depth camera, 0 where unknown.
+
+    Both cameras are taken to share their optical centre and axes; depth is interpolated on surfaces, not across edges. Raises InputError that
+    names the file.
+    """
+    depth = images.read_depth_image(path)
+    if depth.shape != (depth_camera.height, depth_camera.width):
+        raise InputError(f"{path} is {depth.shape[1]}x{depth.shape[0]}: must be {depth_camera.width}x{depth_camera.height} like its camera")
+    depth_m, lookup = depth_to_metres(depth), registration_lookup(camera, depth_camera)
+    nearest = cv2.remap(depth_m, *lookup, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+    between = cv2.remap(depth_m, *lookup, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+    # across an edge, and beside an unknown pixel, a mean of neighbours is the depth of nothing
+    return np.asarray(np.where(np.abs(between - nearest) < _MAX_SLOPE * nearest, between, nearest), np.float32)
 
 
+@functools.lru_cache(maxsize=8)
 def registration_lookup(colour: Camera, depth: Camera) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Where each colour pixel's ray meets the depth image: x and y maps (height, width) for cv2.remap.
 
-    Both cameras share one optical centre here, so that the ray does not depend on the depth; nearest lookup keeps edges sharp.
+    Both cameras share one optical centre here, so that the ray does not depend on the depth.
     """
     x = (np.arange(colour.width) - colour.cx) * (depth.fx / colour.fx) + depth.cx
     y = (np.arange(colour.height) - colour.cy) * (depth.fy / colour.fy) + depth.cy
-    grid_x, grid_y = np.meshgrid(np.rint(x), np.rint(y))
+    grid_x, grid_y = np.meshgrid(x, y)
     return grid_x.astype(np.float32), grid_y.astype(np.float32)
 
 
-def _colour_camera(depth: Camera, colour_focal_px: float) -> Camera:
+def colour_camera(depth: Camera, colour_focal_px: float = 0.0) -> Camera:
+    """The colour camera beside a depth camera; colour_focal_px 0 takes the default as `PosedFrameFolder` does."""
     is_seven_scenes = (depth.width, depth.height, depth.fx, depth.fy) == (640, 480, 585.0, 585.0)
     if not colour_focal_px and not is_seven_scenes:
         return depth
@@ -118,7 +134,9 @@ def _read_matrix(path: Path, size: int) -> NDArray[np.float64]:
     return matrix
 
 
-def _read_intrinsics(path: Path, width: int, height: int) -> Camera:
+def read_depth_camera(folder: Path, width: int, height: int) -> Camera:
+    """The depth camera of a folder with images of this size, from its intrinsics file. Raises InputError that names the file."""
+    path = folder / INTRINSICS_FILE
     try:
         return Camera.from_matrix(_read_matrix(path, 3), width, height)
     except InputError as error:
