@@ -19,8 +19,9 @@ from .unit_frames import primitives_of_kind
 
 SOLID_KINDS = tuple(kind for kind in Kind if kind != Kind.NONE)
 
-_PAIRS_TOGETHER_CPU = 65536
-"""Ray-primitive pairs in one piece: half for each of two cores, and some ten values for each pair fit in 1 MB."""
+_PAIRS_TOGETHER_CPU = 30720
+"""Ray-primitive pairs in one piece: some ten tensors of them fit in a core's cache, and each is so small (below 32768 elements and 128 KB) that
+torch neither splits it among threads nor maps fresh memory for it, both of which cost more than the arithmetic."""
 
 _PAIRS_TOGETHER_GPU = 1 << 25
 
@@ -33,7 +34,7 @@ class Bundle:
     frame: Tensor
     """(rows,) int64 of each row, counted through all clips."""
     unit_from_ray: Tensor
-    """(origins, P, 4, 4) float32: from coordinates along the axes of `rays` around where they start."""
+    """(origins, P, 4, 4) float32 or float64: from coordinates along the axes of `rays` around where they start. Its type is that of the result."""
     origin: Tensor
     """(rows,) int64: which of `unit_from_ray` a row uses."""
     near: float
@@ -54,8 +55,8 @@ class Hits:
 def first_hits(scene: SceneBatch, bundle: Bundle, candidates: Tensor | None) -> Hits:
     """candidates (rows, P) bool: pairs that may meet; None: all pairs."""
     shape = (bundle.rays.num_rows, bundle.rays.num_rays)
-    t = torch.full(shape, bundle.far, device=scene.device)
-    primitive = torch.full(shape, -1, dtype=torch.int64, device=scene.device)
+    t = torch.full(shape, bundle.far, dtype=bundle.unit_from_ray.dtype, device=scene.device)
+    primitive = torch.full_like(t, -1)  # as floating point: selecting then is arithmetic on one type
     for kind in SOLID_KINDS:
         members = primitives_of_kind(scene, kind, bundle.counts)
         if members is None:
@@ -64,11 +65,18 @@ def first_hits(scene: SceneBatch, bundle: Bundle, candidates: Tensor | None) -> 
             _hit_all(scene, bundle, kind, members.to(scene.device, non_blocking=True), t, primitive)
         else:
             _hit_candidates(scene, bundle, kind, candidates, t, primitive)
-    return Hits(t, primitive)
+    return Hits(t, primitive.long())
 
 
 def _origin_of(matrix: Tensor) -> Vector:
     return matrix[..., 0, 3, None], matrix[..., 1, 3, None], matrix[..., 2, 3, None]
+
+
+def _aside(like: Tensor) -> Tensor:
+    """(4, 4) transform of padding: its rays stand still beside every shape."""
+    aside = torch.zeros(4, 4, dtype=like.dtype, device=like.device)
+    aside[:3, 3] = 2
+    return aside
 
 
 def _hit_all(scene: SceneBatch, bundle: Bundle, kind: Kind, members: Tensor, t: Tensor, primitive: Tensor) -> None:
@@ -80,14 +88,14 @@ def _hit_all(scene: SceneBatch, bundle: Bundle, kind: Kind, members: Tensor, t: 
         rows = slice(start, start + rows_together)
         member = members[clip[rows]]
         matrix = bundle.unit_from_ray[bundle.origin[rows, None], member.clamp(min=0)]
-        matrix = torch.where((member < 0)[..., None, None], torch.nan, matrix)
+        matrix = torch.where((member < 0)[..., None, None], _aside(matrix), matrix)
         field = scene.height_index[clip[rows, None], member.clamp(min=0)][..., None]
         direction = bundle.rays.directions(rows, matrix[..., :3, :3])
         found = intersect(kind, _origin_of(matrix), direction, bundle.near, HeightGrids(scene.heights, field))
         nearest, which = found.min(1)
         closer = nearest < t[rows]
         t[rows] = torch.where(closer, nearest, t[rows])
-        primitive[rows] = torch.where(closer, member.gather(1, which), primitive[rows])
+        primitive[rows] = torch.where(closer, member.gather(1, which).to(t.dtype), primitive[rows])
 
 
 def _hit_candidates(scene: SceneBatch, bundle: Bundle, kind: Kind, candidates: Tensor, t: Tensor, primitive: Tensor) -> None:
@@ -99,10 +107,10 @@ def _hit_candidates(scene: SceneBatch, bundle: Bundle, kind: Kind, candidates: T
         field = scene.height_index[clip[rows], member][:, None]
         direction = bundle.rays.directions(rows, matrix[..., :3, :3])
         found = intersect(kind, _origin_of(matrix), direction, bundle.near, HeightGrids(scene.heights, field))
-        before = t[rows]
-        closer = found < before
-        t[rows] = torch.where(closer, found, before)
-        primitive[rows] = torch.where(closer, member[:, None], primitive[rows])
+        before = t.index_select(0, rows)
+        closer = torch.lt(found, before, out=torch.empty_like(found))
+        t.index_copy_(0, rows, torch.minimum(found, before))
+        primitive.index_copy_(0, rows, torch.lerp(primitive.index_select(0, rows), member[:, None].to(t.dtype), closer))
 
 
 def _rounds(pairs: Tensor, most: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -28,9 +28,8 @@ def rigid_inverse(transform: Tensor) -> Tensor:
 
 
 def unit_from_world(scene: SceneBatch) -> Tensor:
-    """(B * T, P, 4, 4) float64; NaN for padding, which then meets nothing."""
+    """(B * T, P, 4, 4) float64."""
     size = half_extents(scene)
-    size = torch.where((scene.kind == Kind.NONE).to(scene.device)[..., None], torch.nan, size)
     scale = torch.cat([1 / size, torch.ones_like(size[..., :1])], 2)[:, None, :, :, None]
     return (scale * rigid_inverse(scene.world_from_primitive)).flatten(0, 1)
 
