@@ -20,6 +20,7 @@ READERS: dict[str, str] = {
     "seven_scenes": "seven_scenes:SevenScenes",
     "spair71k": "spair71k:Spair71k",
     "tapvid_davis": "tapvid_davis:TapVidDavis",
+    "tum_rgbd": "tum_rgbd:TumRgbd",
     "youtube_vos": "youtube_vos:YoutubeVos",
 }
 """Name → "module:Class"; resolved when it is asked for."""
