@@ -17,6 +17,7 @@ READERS: dict[str, str] = {
     "navi": "navi:Navi",
     "objaverse": "objaverse:Objaverse",
     "pf_pascal": "pf_pascal:PfPascal",
+    "scannet": "scannet:ScanNet",
     "seven_scenes": "seven_scenes:SevenScenes",
     "spair71k": "spair71k:Spair71k",
     "tapvid_davis": "tapvid_davis:TapVidDavis",
