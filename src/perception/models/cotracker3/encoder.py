@@ -31,11 +31,10 @@ class Encoder(nn.Module):
         super().__init__()
         widths = (dim // 2, dim // 4 * 3, dim, dim)
         self.conv1 = nn.Conv2d(3, widths[0], 7, stride=2, padding=3)
-        num_in = widths[0]
-        for index, num_out in enumerate(widths, 1):
-            blocks = (_ResidualBlock(num_in, num_out, 1 if index == 1 else 2), _ResidualBlock(num_out, num_out, 1))
-            setattr(self, f"layer{index}", nn.Sequential(*blocks))
-            num_in = num_out
+        self.layer1 = _stage(widths[0], widths[0], 1)
+        self.layer2 = _stage(widths[0], widths[1], 2)
+        self.layer3 = _stage(widths[1], widths[2], 2)
+        self.layer4 = _stage(widths[2], widths[3], 2)
         self.conv2 = nn.Conv2d(sum(widths), 2 * dim, 3, padding=1)
         self.conv3 = nn.Conv2d(2 * dim, dim, 1)
 
@@ -48,6 +47,10 @@ class Encoder(nn.Module):
             is_sized = x.shape[-2:] == size
             scales.append(x if is_sized else functional.interpolate(x, size, mode="bilinear", align_corners=True))
         return self.conv3(_normalised_relu(self.conv2(torch.cat(scales, dim=1))))
+
+
+def _stage(num_in: int, num_out: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(_ResidualBlock(num_in, num_out, stride), _ResidualBlock(num_out, num_out, 1))
 
 
 def _normalised_relu(x: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ class CoTracker3(nn.Module):
     Coordinates, logits and tokens are float32; encoder, correlation reader and transformer run in bfloat16 under `torch.autocast`.
     """
 
+    time_emb: Tensor
+
     def __init__(self, config: CoTracker3Config = OFFLINE) -> None:
         super().__init__()
         self.config = config
