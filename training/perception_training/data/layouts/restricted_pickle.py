@@ -63,10 +63,11 @@ class _Array:
 
 
 class _FromBuffer(_Array):
-    """Stands for numpy's _frombuffer, which protocol 5 uses."""
+    """Stands for numpy's _frombuffer, which protocol 5 uses; `axes` since NumPy 2, for arrays whose axes are stored in another order."""
 
-    def __init__(self, content: Any, dtype: _Dtype, shape: tuple[int, ...], order: str) -> None:
-        self.values = np.frombuffer(content, dtype.plain).reshape(shape, order="F" if order == "F" else "C")
+    def __init__(self, content: Any, dtype: _Dtype, shape: tuple[int, ...], order: str, axes: tuple[int, ...] | None = None) -> None:
+        values = np.frombuffer(content, dtype.plain).reshape(shape, order="F" if order == "F" else "C")
+        self.values = values if axes is None else values.transpose(axes)
 
 
 class _Scalar:

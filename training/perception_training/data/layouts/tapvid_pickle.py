@@ -90,9 +90,7 @@ def _write(pickle: Path, folder: Path, stamp: list[int]) -> list[str]:
             (made / _INDEX).write_text(json.dumps({"stamp": stamp, "videos": [str(name) for name in content]}))
             _put_in_place(made, folder, stamp)
     except OSError as error:
-        raise InputError(
-            f"cannot unpack {pickle} into {folder} ({error.strerror or error}): choose another folder with the option `cache`"
-        ) from error
+        raise InputError(f"cannot unpack {pickle} into {folder} ({error.strerror or error}): choose another folder by the option cache") from error
     return [str(name) for name in content]
 
 

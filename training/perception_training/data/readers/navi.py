@@ -14,7 +14,7 @@ q and t map the object to a camera with x right, y down, z forward (the intrinsi
 w = +z, and image rows that grow with y). The principal point is at (width // 2, height // 2) counted from the corner of the image, as OpenGL does:
 half a pixel less where pixel centres are at integers. The world of a sequence is the object; in `wild_set` each photograph has another background.
 
-The relative depth of mbanani/probe3d (evals/datasets/navi.py), with which its published depth figures are made, is over the known pixels of each image
+The relative depth of mbanani/probe3d (evals/datasets/navi.py), behind its published depth figures, is over the known pixels of each image
 (d - min) / max(0.01, max - min) * 0.99 + 0.01, with d in metres; poses stay in metres, so that points cannot be lifted with it (unit: arbitrary).
 """
 
