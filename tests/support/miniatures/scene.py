@@ -179,3 +179,23 @@ def _surface(scene: MiniatureScene, frame: int, camera: Camera, pixels: NDArray)
     view = render(meshes(), camera, np.linalg.inv(scene.world_from_camera[frame]))
     depth = view.depth_m[pixels[:, 1].astype(int), pixels[:, 0].astype(int)]
     return _lift(pixels, np.where(depth > 0, depth, np.nan), camera)
+
+
+def depth_error_px(sample: Sample, scene: MiniatureScene, frames: tuple[int, ...]) -> float:
+    """Where depth was registered from another camera: 95th percentile, over all pixels of all frames, of the distance in pixels between where the
+    sample's depth and the true depth send a pixel in the next frame. The rest are pixels at edges, which two cameras see differently.
+    """
+    distances = []
+    for row, frame in enumerate(frames):
+        other = frames[(row + 1) % len(frames)]
+        other_from_frame = np.linalg.inv(scene.world_from_camera[other]) @ scene.world_from_camera[frame]
+        assert sample.depth_m is not None
+        found, expected = (
+            project(se3.transform_points(other_from_frame, depth_to_points(depth.astype(np.float64), scene.cameras[frame])), scene.cameras[other])
+            for depth in (sample.depth_m[row], scene.depth_m[frame])
+        )
+        distance = np.linalg.norm(found - expected, axis=-1)
+        known = np.isfinite(distance)
+        assert known.sum() > 0.75 * (scene.depth_m[frame] > 0).sum(), "too few pixels with known depth to judge"
+        distances.append(distance[known])
+    return float(np.quantile(np.concatenate(distances), 0.95))

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from tests.support.bad_input import BadInput, Copy
 from tests.support.closeness import DATA
-from tests.support.miniatures.scene import assert_jpegs_of, reprojection_error_px
+from tests.support.miniatures.scene import assert_jpegs_of, depth_error_px, reprojection_error_px
 from tests.support.miniatures.seven_scenes import COLOUR, colour_scene, write_frames, write_seven_scenes
 
 from perception.core.errors import InputError
@@ -37,19 +37,7 @@ def test_a_sequence_gives_the_frames_of_the_scene_with_depth_at_colour_pixels(tm
 def test_depth_lifts_colour_pixels_to_where_other_frames_see_them(tmp_path):
     write_seven_scenes(tmp_path)
     sample = open_dataset("seven_scenes", tmp_path).open_sequence("chess/seq-01").load(ALL)
-    assert depth_error_px(sample, 0, 2) < 0.5
-
-
-def depth_error_px(sample, a, b):
-    """95th percentile of the distance between where the sample's depth and the true depth send the pixels of frame a in frame b."""
-    scene = colour_scene()
-    b_from_a = np.linalg.inv(scene.world_from_camera[b]) @ scene.world_from_camera[a]
-    found = project(se3.transform_points(b_from_a, depth_to_points(sample.depth_m[a].astype(float), COLOUR)), COLOUR)
-    expected = project(se3.transform_points(b_from_a, depth_to_points(scene.depth_m[a].astype(float), COLOUR)), COLOUR)
-    distance = np.linalg.norm(found - expected, axis=-1)
-    known = np.isfinite(distance)
-    assert known.mean() > 0.6
-    return float(np.quantile(distance[known], 0.95))
+    assert depth_error_px(sample, colour_scene(), ALL) < 0.5
 
 
 def test_depth_of_zero_and_65535_is_unknown(tmp_path):
