@@ -12,6 +12,7 @@ from perception.core.errors import unknown_name
 from perception_training.data.sequences import Dataset
 
 READERS: dict[str, str] = {
+    "co3dv2": "co3dv2:Co3dV2",
     "colmap": "colmap:Colmap",
     "mvimgnet": "mvimgnet:MvImgNet",
     "navi": "navi:Navi",
