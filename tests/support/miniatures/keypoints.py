@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,7 @@ class PairTruth:
         return np.array(boxes, np.float64)
 
 
+@lru_cache(maxsize=1)
 def pair_truth() -> PairTruth:
     """Frames SOURCE and TARGET of the miniature scene; the target in twice the size, and with a point of the source hidden as well."""
     scene = miniature_scene()

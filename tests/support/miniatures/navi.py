@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ SPLITS = ("train", "val", "train", "train")
 OCCLUDED = (False, False, False, True)
 
 
+@lru_cache(maxsize=1)
 def navi_scene() -> MiniatureScene:
     """The miniature scene through cameras as NAVI has them (one focal length, principal point in the middle), the last two images larger and odd."""
     small = seen_by(miniature_scene(), _camera(160, 120))

@@ -89,6 +89,8 @@ class PfPascal(Dataset):
         return found
 
     def open_sequence(self, name: str) -> RecordedSequence:
+        if name not in self._rows:
+            raise InputError(f"list of pairs {self._list}: has no pair {name}")
         row = self._rows[name]
         place = f"list of pairs {self._list}: pair {name}"
         category = name.rpartition(":")[2]

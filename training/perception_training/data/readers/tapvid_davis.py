@@ -55,6 +55,8 @@ class TapVidDavis(Dataset):
         return tuple(sorted(self._videos))
 
     def open_sequence(self, name: str) -> RecordedSequence:
+        if name not in self._videos:
+            raise InputError(f"{self.name} {self.root}: has no video {name!r}; has {', '.join(self.sequence_names)}")
         video = self._videos[name]
         records = tuple(
             FrameRecord(name=f"{index:05d}", source=video.pickle, read_image=functools.partial(video.read_frame, index))
