@@ -14,6 +14,7 @@ from perception_training.data.sequences import Dataset
 READERS: dict[str, str] = {
     "co3dv2": "co3dv2:Co3dV2",
     "colmap": "colmap:Colmap",
+    "dl3dv": "dl3dv:Dl3dv",
     "mvimgnet": "mvimgnet:MvImgNet",
     "navi": "navi:Navi",
     "objaverse": "objaverse:Objaverse",

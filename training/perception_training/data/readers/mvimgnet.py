@@ -1,7 +1,7 @@
 """MVImgNet: videos around objects of 238 classes, each with a COLMAP reconstruction.
 
-Layout after GAP-LAB-CUHK-SZ/MVImgNet `README.md`: `<class label>/<instance>/images/NNN.jpg` and `<class label>/<instance>/sparse/0/*.bin`; names of the
-classes in that repository's `mvimgnet_category.txt` ("0,bag" in each line), used as text where the file lies beside the classes.
+Layout after GAP-LAB-CUHK-SZ/MVImgNet `README.md`: `<class label>/<instance>/images/NNN.jpg` and `<class label>/<instance>/sparse/0/*.bin`; names
+of the classes in that repository's `mvimgnet_category.txt` ("0,bag" in each line), used as text where the file lies beside the classes.
 Masks are a separate archive (MVImgNet_mask). That they lie at `<class label>/<instance>/NNN.jpg.png` below its folder, in another resolution, is
 not documented by the publisher; it is how public loaders of the set read them. Not every frame has one.
 """
