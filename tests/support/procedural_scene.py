@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
+
 from perception_training.data.synthetic.scenes.scene import Kind, SceneBatch
 from perception_training.data.synthetic.scenes.texture_stack import TextureStack
-from torch import Tensor
 
 ROOM_M = (3.0, 2.5, 1.4)
 """Half extents of the room, whose middle is the origin."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+
 from perception_training.data.synthetic.scenes.intersection import HeightGrids, height_at, height_slopes, intersect
 from perception_training.data.synthetic.scenes.scene import Kind
-from torch import Tensor
 
 NO_GRIDS = HeightGrids(torch.zeros(0, 2, 2), torch.zeros(1, 1, dtype=torch.int64))
 SOLIDS = (Kind.BOX, Kind.ELLIPSOID, Kind.CYLINDER)

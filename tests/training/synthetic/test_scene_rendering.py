@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.support.procedural_scene import camera_pose, procedural_room
+from torch import Tensor
+
+from perception.core.errors import InputError
 from perception_training.data.synthetic.scenes.intersection import HeightGrids, height_at
 from perception_training.data.synthetic.scenes.render import Rendering, render, to_display
 from perception_training.data.synthetic.scenes.scene import Kind, SceneBatch, concatenate
 from perception_training.data.synthetic.scenes.texture_stack import TextureStack
 from perception_training.data.synthetic.scenes.trajectories import trajectories
 from perception_training.data.synthetic.scenes.unit_frames import rigid_inverse
-from torch import Tensor
-
-from perception.core.errors import InputError
-from tests.support.procedural_scene import camera_pose, procedural_room
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from perception_training.data.synthetic.scenes.render import Rendering, render
-from perception_training.data.synthetic.scenes.scene import SceneBatch
-from perception_training.data.synthetic.scenes.trajectories import Trajectories, trajectories
+from tests.support.procedural_scene import procedural_room
+from tests.training.synthetic.test_scene_rendering import surface_gap
 from torch import Tensor
 
 from perception.core.errors import InputError
-from tests.support.procedural_scene import procedural_room
-from tests.training.synthetic.test_scene_rendering import surface_gap
+from perception_training.data.synthetic.scenes.render import Rendering, render
+from perception_training.data.synthetic.scenes.scene import SceneBatch
+from perception_training.data.synthetic.scenes.trajectories import Trajectories, trajectories
 
 SCENE_SIZE_M = 6.0
 NUM_QUERIES = 1500

@@ -10,7 +10,6 @@ from torch import Tensor
 from perception.core.errors import InputError
 
 from .casting import Bundle, Hits, first_hits
-from .intersection import Vector
 from .render import NEAR_M
 from .scene import MAX_DEPTH_M, SceneBatch
 from .tiling import RaysTo
