@@ -26,6 +26,8 @@ from perception_training.data.sample import check_pose
 
 POSES_FILE, SETTINGS_FILE = "obj_poses.npy", "render.json"
 PUBLISHED_CAMERA = Camera(512, 512, 560.0, 560.0, 256.0, 256.0)
+PARTIAL_SUFFIX = ".partial"
+"""At the end of the names of folders that the renderer has not finished."""
 DEPTH_UNITS = 1000.0
 CLIPPED_DEPTH = 65535
 """Depths that do not fit are stored as this."""

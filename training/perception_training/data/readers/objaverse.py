@@ -20,12 +20,17 @@ from perception.core.types import Camera
 from perception.io.images import read_image
 from perception_training.data.layouts.annotation_files import read_lines
 from perception_training.data.layouts.depth_images import read_foreground
-from perception_training.data.layouts.objaverse_renders import POSES_FILE, is_view_file, read_depth, read_poses, read_settings, view_files
+from perception_training.data.layouts.objaverse_renders import (
+    PARTIAL_SUFFIX,
+    POSES_FILE,
+    is_view_file,
+    read_depth,
+    read_poses,
+    read_settings,
+    view_files,
+)
 from perception_training.data.sample import ObjectTrack
 from perception_training.data.sequences import Dataset, FrameRecord, RecordedSequence
-
-PARTIAL_SUFFIX = ".partial"
-"""Folders that the renderer has not finished."""
 
 
 @dataclass(frozen=True, kw_only=True)
