@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,12 @@ class BadInput:
 
     def test_a_good_copy_is_read(self, tmp_path: Path) -> None:
         read_everything(self.write(tmp_path))
+
+    def test_worker_processes_can_be_given_data_set_and_sequence(self, tmp_path: Path) -> None:
+        copy = self.write(tmp_path)
+        dataset = pickle.loads(pickle.dumps(open_dataset(copy.dataset, copy.root, copy.options)))
+        sample = pickle.loads(pickle.dumps(dataset.open_sequence(copy.sequence))).load([1, 0])
+        assert len(sample) == 2
 
     def test_a_truncated_image_is_named(self, tmp_path: Path) -> None:
         copy = self.write(tmp_path)

@@ -1,4 +1,4 @@
-"""CO3Dv2 (Common Objects in 3D): turntable-like videos of objects of 51 categories with cameras, depth and foreground by reconstruction.
+"""CO3Dv2 (Common Objects in 3D): turntable-like videos of objects with cameras, depth and foreground by reconstruction.
 
 Layout after facebookresearch/co3d `README.md` and `co3d/dataset/data_types.py`: `<category>/frame_annotations.jgz` and
 `sequence_annotations.jgz` (gzipped JSON), `<category>/set_lists/set_lists_<subset>.json` with (sequence, frame number, image path) for train, val

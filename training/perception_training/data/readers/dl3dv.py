@@ -4,8 +4,8 @@ Layout after DL3DV-10K/Dataset `README.md` and `scripts/download.py`, and nerfst
 principal point (from the image's corner: pixel centres at 0.5) and OPENCV distortion k1 k2 p1 p2 for the full resolution, and frames with `file_path`
 below `images/` and `transform_matrix` world_from_camera with OpenGL's camera axes (y up, z backwards). The 4K, 2K, 960P and 480P copies hold
 `images`, `images_2`, `images_4` and `images_8`; the benchmark has the same below `<scene>/nerfstudio`. Scenes are found wherever their
-transforms.json or their images lie (`<batch>/<hash>` after download.py), because where the archives unpack to could not be seen here. `applied_transform` only
-chooses the world, so it is left alone. The unit is arbitrary.
+transforms.json or their images lie (`<batch>/<hash>` after download.py), because where the archives unpack to could not be seen here.
+`applied_transform` only chooses the world, so it is left alone. The unit is arbitrary.
 
 3DPoV (Ioana-Simion/3DPoV `exp_3dpov_multigpu.py`) trains on this set twice, with `images_4` resized to a square regardless of its shape and with
 the square in the middle cut out unscaled: variants `resize` and `centre_crop`, 224 px.
