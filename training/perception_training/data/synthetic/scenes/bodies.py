@@ -113,7 +113,11 @@ def clearance(points: Floats, kinds: NDArray[np.int64], sizes: Floats, world_fro
     distances are costly. kinds (P,) · sizes (P, 3) · world_from_part (P, 4, 4), or (N, P, 4, 4): each point at its own time · heights (P, rows,
     columns), used for height fields."""
     rotation, origin = world_from_part[..., :3, :3], world_from_part[..., :3, 3]
-    local = np.einsum("...pji,...pj->...pi", np.broadcast_to(rotation, (len(points), *rotation.shape[-3:])), points[:, None] - origin)
+    if world_from_part.ndim == 3:
+        across = (points @ rotation.transpose(1, 0, 2).reshape(3, -1)).reshape(len(points), -1, 3)
+        local = across - (origin[:, None] @ rotation)[:, 0]
+    else:
+        local = ((points[:, None] - origin)[:, :, None] @ rotation)[:, :, 0]
     distance = np.full(local.shape[:2], np.inf)
     for kind in np.unique(kinds):
         chosen = kinds == kind

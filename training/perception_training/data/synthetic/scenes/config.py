@@ -59,13 +59,13 @@ class ScenesConfig(Checked):
     """Weight of table tops with goods."""
     outdoors_weight: Annotated[float, Range(0.0)] = 0.15
     """Weight of open ground with trees and huts."""
-    num_parts: Annotated[tuple[int, int], Range(1, 500)] = (14, 50)
+    num_parts: Annotated[tuple[int, int], Range(1, 500)] = (16, 60)
     """Primitives to aim for besides what moves."""
     num_moving: Annotated[tuple[int, int], Range(0, 50)] = (0, 3)
     """Rigid things that move."""
     num_articulated: Annotated[tuple[int, int], Range(0, 20)] = (0, 2)
     """Things with joints: doors, drawers, arms, pendulums, rotors."""
-    share_frozen: Share = 0.2
+    share_frozen: Share = 0.15
     """Clips in which nothing but the camera moves."""
     camera_travel: Annotated[tuple[float, float], Range(0.001, 10.0)] = (0.04, 0.6)
     """Way of the camera in a clip as a share of its distance from what it looks at; drawn evenly in its logarithm."""

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from perception.core.errors import InputError
 from perception_training.data.synthetic.scenes.config import ScenesConfig
+from perception_training.data.synthetic.scenes.image_effects import display_values
 from perception_training.data.synthetic.scenes.plan import ClipPlan, plan_clip
 from perception_training.data.synthetic.scenes.render import render
 from perception_training.data.synthetic.scenes.scene import SceneBatch, concatenate
 
 _METER_SIZE_PX = (16, 32)
 _METER_STEPS = 14
-_GAMMA = 2.2
 
 
 def frame_times(config: ScenesConfig) -> NDArray[np.float64]:
@@ -68,6 +68,6 @@ def metered_exposure(plans: Sequence[ClipPlan], device: torch.device | str) -> T
     high = torch.full_like(target, np.log(1e4))
     for _ in range(_METER_STEPS):
         middle = (low + high) / 2
-        is_dark = (values * middle.exp()[:, None]).clamp(0, 1).pow(1 / _GAMMA).mean(1) < target
+        is_dark = display_values(values * middle.exp()[:, None]).mean(1) < target
         low, high = torch.where(is_dark, middle, low), torch.where(is_dark, high, middle)
     return ((low + high) / 2).exp()

@@ -84,7 +84,7 @@ def table_top(rng: np.random.Generator, amounts: Amounts) -> Layout:
     """A table full of goods in a room; seen from near by."""
     size = np.array([rng.uniform(3.0, 5.0), rng.uniform(3.0, 5.0), rng.uniform(2.4, 3.0)])
     stage = _walls(size, amounts.times_s)
-    half_x, half_y, height = rng.uniform(0.45, 0.9), rng.uniform(0.35, 0.6), rng.uniform(0.6, 0.85)
+    half_x, half_y, height = rng.uniform(0.5, 1.0), rng.uniform(0.4, 0.7), rng.uniform(0.6, 0.85)
     table = still("table", table_of(half_x, half_y, height, bool(rng.random() < 0.4)), placed((*rng.uniform(-0.4, 0.4, 2), 0.0)))
     stage.offer([table])
     top = bounds([table], amounts.times_s)
@@ -260,7 +260,7 @@ def _small_articulated(rng: np.random.Generator, stage: Stage, amounts: Amounts)
     base = placed(_floor_point(rng, stage, 0.1) + LIFT, rng.uniform(0, 2 * np.pi))
     kind = rng.random()
     if kind < 0.55:
-        return articulated.arm(rng, base, rng.uniform(0.3, 0.6), amounts.duration_s)
+        return articulated.arm(rng, base, rng.uniform(0.22, 0.45), amounts.duration_s)
     half = np.array([rng.uniform(0.1, 0.2), rng.uniform(0.1, 0.15), rng.uniform(0.1, 0.2)])
     return (articulated.cupboard if kind < 0.8 else articulated.drawers)(rng, base, half, amounts.duration_s)
 

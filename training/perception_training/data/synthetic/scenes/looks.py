@@ -75,7 +75,7 @@ def random_looks(rng: np.random.Generator, bodies: tuple[Body, ...], config: Sce
 
 def _material(rng: np.random.Generator, is_fixture: bool, config: ScenesConfig) -> tuple[int, float, Floats, float, float]:
     """Texture, its repeats over the widest part, tint, specular and shininess."""
-    repeats = float(np.exp(rng.uniform(np.log(0.5), np.log(1.6 if is_fixture else 2.0))))
+    repeats = float(np.exp(rng.uniform(np.log(0.6), np.log(3.0 if is_fixture else 2.0))))
     index = int(rng.integers(config.num_textures))
     tint = rng.uniform(0.6, 1.0) * (1 - rng.uniform(0, 0.25) * rng.random(3))
     if not is_fixture and rng.random() < 0.3 * config.share_plain:
@@ -115,7 +115,7 @@ def _lamp_place(rng: np.random.Generator, layout: Layout, occupancy: Occupancy) 
     """In the upper part of the region of cameras, away from things at all times; the most open of a few."""
     lower, upper = layout.camera_lower.copy(), layout.camera_upper
     lower[2] += 0.6 * (upper[2] - lower[2])
-    places = rng.uniform(lower, upper, (6, 3))
+    places = rng.uniform(lower, upper, (8, 3))
     air = np.min([occupancy.clearance_at(places, time) for time in range(0, len(occupancy.times_s), 11)], 0)
-    good = np.flatnonzero(air > 0.4 * layout.distance_m[0])
+    good = np.flatnonzero(air > 0.2 + 0.4 * layout.distance_m[0])
     return np.asarray(places[good[0] if len(good) else int(air.argmax())])

@@ -130,9 +130,7 @@ class Hinged:
     angle: Wave
 
     def at(self, times_s: Floats) -> Floats:
-        turn = np.zeros((len(times_s), 6))
-        turn[:, 5] = self.angle.at(times_s)
-        return self.parent.at(times_s) @ self.parent_from_joint @ se3.exp(turn)
+        return self.parent.at(times_s) @ self.parent_from_joint @ turned(self.angle.at(times_s))
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,14 +142,26 @@ class Sliding:
     travel: Wave
 
     def at(self, times_s: Floats) -> Floats:
-        shift = np.zeros((len(times_s), 6))
-        shift[:, 2] = self.travel.at(times_s)
-        return self.parent.at(times_s) @ self.parent_from_joint @ se3.exp(shift)
+        shift = np.tile(np.eye(4), (len(times_s), 1, 1))
+        shift[:, 2, 3] = self.travel.at(times_s)
+        return self.parent.at(times_s) @ self.parent_from_joint @ shift
+
+
+def turned(angle: Floats) -> Floats:
+    """(T, 4, 4) rotations about z by angle (T,) radians."""
+    pose = np.zeros((*np.shape(angle), 4, 4))
+    pose[..., 0, 0] = pose[..., 1, 1] = np.cos(angle)
+    pose[..., 1, 0] = np.sin(angle)
+    pose[..., 0, 1] = -pose[..., 1, 0]
+    pose[..., 2, 2] = pose[..., 3, 3] = 1.0
+    return pose
 
 
 def placed(position: Sequence[float] | Floats, yaw: float = 0.0) -> Floats:
     """World or parent from a frame at `position` (3,), turned by `yaw` about the vertical."""
-    return se3.exp(np.array([0.0, 0.0, 0.0, 0.0, 0.0, yaw])) + np.pad(np.asarray(position, np.float64)[:, None], ((0, 1), (3, 0)))
+    pose = turned(np.asarray(yaw))
+    pose[:3, 3] = position
+    return pose
 
 
 def random_rotation(rng: np.random.Generator) -> Floats:
