@@ -1,6 +1,7 @@
 """How the files of a rosbag2 are opened, also when its recorder was killed: metadata.yaml missing, MCAP without its footer.
 
-A storage has `connections` (topic, msgtype, msgcount, msgdef) and `messages(topics)`, which gives (topic, type name, time in ns, CDR bytes).
+A storage has `connections` (topic, msgtype, msgcount, msgdef) and `messages(topics, between)`, which gives (topic, type name, time in ns, CDR
+bytes); `between` (from, before) in ns limits the time of recording.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from perception.core.errors import InputError
 
 log = logging.getLogger(__name__)
 
+_END_OF_TIME_NS = 1 << 63
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # a CDR payload begins with 00: no confusion possible
 
 
@@ -43,7 +45,7 @@ RawItem = tuple[str, str, int, bytes]
 class Storage(Protocol):
     connections: list[Connection]
 
-    def messages(self, topics: set[str] | None) -> Iterator[RawItem]: ...
+    def messages(self, topics: set[str] | None, between: tuple[int, int] | None = None) -> Iterator[RawItem]: ...
 
     def close(self) -> None: ...
 
@@ -59,9 +61,12 @@ class RosbagsStorage:
             for c in self._reader.connections
         ]
 
-    def messages(self, topics: set[str] | None) -> Iterator[RawItem]:
+    def messages(self, topics: set[str] | None, between: tuple[int, int] | None = None) -> Iterator[RawItem]:
+        start, stop = between or (None, None)
         chosen = [c for c in self._reader.connections if topics is None or c.topic in topics]
-        for connection, time_ns, data in self._reader.messages(chosen):
+        if not chosen:  # for rosbags, no connections means all of them
+            return
+        for connection, time_ns, data in self._reader.messages(chosen, start, stop):
             if data[:4] == _ZSTD_MAGIC:  # message compression is written down in metadata.yaml only
                 data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
             yield connection.topic, connection.msgtype, time_ns, data
@@ -98,9 +103,10 @@ class DamagedMcap:
             except (McapError, EOFError, struct.error, ValueError, zstandard.ZstdError, RuntimeError):
                 return  # the point where the recorder was stopped
 
-    def messages(self, topics: set[str] | None) -> Iterator[RawItem]:
+    def messages(self, topics: set[str] | None, between: tuple[int, int] | None = None) -> Iterator[RawItem]:
+        start, stop = between or (0, _END_OF_TIME_NS)
         for record in self._records():
-            if isinstance(record, Message) and record.channel_id in self._channels:
+            if isinstance(record, Message) and record.channel_id in self._channels and start <= record.log_time < stop:
                 channel, schema = self._channels[record.channel_id]
                 if schema is not None and (topics is None or channel.topic in topics):
                     yield channel.topic, schema.name, record.log_time, record.data

@@ -228,15 +228,18 @@ class BagReader:
         """Names of the topics of these types that have messages."""
         return sorted(name for name, topic in self.topics.items() if topic.type_name in type_names and topic.num_messages)
 
-    def raw_messages(self, topics: Iterable[str] | None = None) -> Iterator[RawMessage]:
-        """All messages, or those of some topics, in the order of recording, as CDR bytes."""
+    def raw_messages(self, topics: Iterable[str] | None = None, between: tuple[int, int] | None = None) -> Iterator[RawMessage]:
+        """All messages, or those of some topics, in the order of recording, as CDR bytes.
+
+        between: (from, before) in ns of recording; what lies outside is skipped with the bag's index.
+        """
         chosen = None if topics is None else set(topics)
         for topic in chosen or ():
             self.require(topic)
         num_read = 0
         for storage in self._storages:
             try:
-                for item in storage.messages(chosen):
+                for item in storage.messages(chosen, between):
                     yield RawMessage(*item)
                     num_read += 1
             except Exception as error:  # SQLite, zstd and struct errors of a damaged file
@@ -277,7 +280,7 @@ class BagReader:
         without such a depth image has none.
         """
         self.require(image_topic, bag_messages.IMAGE, bag_messages.COMPRESSED_IMAGE)
-        times, cameras = self._cameras(camera_info_topic) if camera_info_topic else (np.empty(0, np.int64), [])
+        times, cameras = self.cameras(camera_info_topic) if camera_info_topic else (np.empty(0, np.int64), [])
         depths = self._depths(depth_topic) if depth_topic else None
         for item in self.messages([image_topic]):
             time_ns = ros_images.stamp_ns(item.message.header.stamp)
@@ -289,7 +292,8 @@ class BagReader:
                 raise InputError(f"bag {self.path}, topic {image_topic}, stamp {time_ns} ns: {error}") from error
             yield frame
 
-    def _cameras(self, topic: str) -> tuple[NDArray[np.int64], list[Camera]]:
+    def cameras(self, topic: str) -> tuple[NDArray[np.int64], list[Camera]]:
+        """Stamps in ns and cameras of a CameraInfo topic, in the order of recording. Raises InputError that names the stamp of an unusable one."""
         self.require(topic, bag_messages.CAMERA_INFO)
         times, cameras = [], []
         for item in self.messages([topic]):
