@@ -12,18 +12,24 @@ from perception.core.errors import unknown_name
 from perception_training.data.sequences import Dataset
 
 READERS: dict[str, str] = {
+    "bop": "bop:Bop",
     "co3dv2": "co3dv2:Co3dV2",
     "colmap": "colmap:Colmap",
     "dl3dv": "dl3dv:Dl3dv",
+    "image_folders": "image_folders:ImageFolders",
     "mvimgnet": "mvimgnet:MvImgNet",
     "navi": "navi:Navi",
     "objaverse": "objaverse:Objaverse",
+    "onepose_lowtexture": "onepose_lowtexture:OnePoseLowTexture",
     "pf_pascal": "pf_pascal:PfPascal",
+    "rosbags": "rosbags:Rosbags",
     "scannet": "scannet:ScanNet",
     "seven_scenes": "seven_scenes:SevenScenes",
     "spair71k": "spair71k:Spair71k",
     "tapvid_davis": "tapvid_davis:TapVidDavis",
     "tum_rgbd": "tum_rgbd:TumRgbd",
+    "videos": "videos:Videos",
+    "ycb_video": "ycb_video:YcbVideo",
     "youtube_vos": "youtube_vos:YoutubeVos",
 }
 """Name → "module:Class"; resolved when it is asked for."""
