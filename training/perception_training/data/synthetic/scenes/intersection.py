@@ -25,15 +25,15 @@ _FAR = 1e38
 _REFINEMENTS = {torch.float32: 8, torch.float64: 24}
 """Steps of false position after the march; enough for the last bits of the type."""
 
-_MARCHED_TOGETHER = 1024
-"""Rays for which all steps of the march fit in a core's cache."""
+_SAMPLES_TOGETHER = 30720
+"""Samples of a march in one piece on a CPU; why so few is said in `casting`."""
 
 
 class HeightGrids(NamedTuple):
-    """Which height field each ray meets. heights (K, rows, columns) · index, broadcasting with the rays: int64."""
+    """Which height field each ray meets. heights (K, rows, columns) · field, broadcasting with the rays: its index, int64."""
 
     heights: Tensor
-    index: Tensor
+    field: Tensor
 
 
 def intersect(kind: Kind, origin: Vector, direction: Vector, near: float, grids: HeightGrids) -> Tensor:
@@ -137,7 +137,7 @@ def _cell(grids: HeightGrids, x: Tensor, y: Tensor) -> tuple[tuple[Tensor, ...],
     column = ((x + 1).mul_((columns - 1) / 2)).nan_to_num_(0).clamp_(0, columns - 1)
     row = ((y + 1).mul_((rows - 1) / 2)).nan_to_num_(0).clamp_(0, rows - 1)
     left, top = column.floor().clamp_(max=columns - 2), row.floor().clamp_(max=rows - 2)
-    first = torch.add(left, top, alpha=columns).int() + (grids.index * (rows * columns)).int()
+    first = torch.add(left, top, alpha=columns).int() + (grids.field * (rows * columns)).int()
     flat = grids.heights.to(x.dtype).flatten()
     # index_select takes a quarter of the time of flat[index] on a CPU.
     corners = tuple(flat[step:].index_select(0, first.flatten()).view(first.shape) for step in (0, 1, columns, columns + 1))
@@ -153,18 +153,25 @@ def _height_field(origin: Vector, direction: Vector, near: float, grids: HeightG
     enter = enter.clamp(min=near)
     crosses = leave > enter
     shape = crosses.shape
-    rays = [part.expand(shape).flatten() for part in (*origin, *direction, enter, leave, grids.index)]
-    if crosses.device.type != "cpu":
-        return torch.where(crosses, _march(rays, grids.heights).view(shape), _FAR)
-    chosen = crosses.flatten().nonzero()[:, 0]  # few rays meet the box; a GPU would wait for the answer which
-    pieces = zip(*(part.index_select(0, chosen).split(_MARCHED_TOGETHER) for part in rays), strict=True)
-    found = torch.full((len(rays[0]),), _FAR, dtype=enter.dtype)
-    found[chosen] = torch.cat([_march(list(piece), grids.heights) for piece in pieces])
-    return found.view(shape)
+    rays = [part.expand(shape).flatten() for part in (*origin, *direction, enter, leave, grids.field)]
+    if crosses.device.type != "cpu":  # everything for all rays: asking which need it would wait for the answer
+        changes, bracket = _march(rays, grids.heights)
+        return torch.where(crosses & changes.view(shape), _refined(rays, grids.heights, bracket).view(shape), _FAR)
+    chosen = crosses.flatten().nonzero()[:, 0]
+    rays = [part.index_select(0, chosen) for part in rays]
+    together = _SAMPLES_TOGETHER // (sum(grids.heights.shape[1:]) + 1)
+    marched = [_march(list(piece), grids.heights) for piece in zip(*(part.split(together) for part in rays), strict=True)]
+    kept = torch.cat([changes for changes, _ in marched]).nonzero()[:, 0]
+    bracket = [torch.cat(ends).index_select(0, kept) for ends in zip(*(ends for _, ends in marched), strict=True)]
+    refined = _refined([part.index_select(0, kept) for part in rays], grids.heights, bracket)
+    return torch.full((crosses.numel(),), _FAR, dtype=enter.dtype).index_copy_(0, chosen.index_select(0, kept), refined).view(shape)
 
 
-def _march(rays: list[Tensor], heights: Tensor) -> Tensor:
-    """t of the first change of side, `_FAR` where there is none. rays: origin, direction, where to begin, where to end and field, each (N,)."""
+def _march(rays: list[Tensor], heights: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Whether rays change side, and where first: t before and after, and the heights above the field there, arbitrary for those that do not.
+
+    rays: origin, direction, where to begin, where to end and field, each (N,).
+    """
     steps = sum(heights.shape[1:])
     share = torch.linspace(0, 1, steps + 1, dtype=rays[6].dtype, device=rays[6].device)[:, None]
     t = torch.lerp(rays[6], rays[7], share)
@@ -173,12 +180,7 @@ def _march(rays: list[Tensor], heights: Tensor) -> Tensor:
     order = torch.arange(steps, 0, -1, device=t.device)[:, None].to(t.dtype)
     to_last = (changes * order).amax(0)  # argmax takes ten times as long on a CPU
     first = (steps - to_last.clamp(min=1)).long()[None]
-    bracket = [part.gather(0, first + after)[0] for part in (t, side) for after in (0, 1)]
-    if t.device.type != "cpu":
-        return torch.where(to_last > 0, _refined(rays, heights, bracket), _FAR)
-    chosen = to_last.nonzero()[:, 0]
-    refined = _refined([part[chosen] for part in rays], heights, [part[chosen] for part in bracket])
-    return torch.full_like(to_last, _FAR).index_copy_(0, chosen, refined)
+    return to_last > 0, [part.gather(0, first + after)[0] for part in (t, side) for after in (0, 1)]
 
 
 def _height_above(rays: list[Tensor], heights: Tensor, t: Tensor) -> Tensor:

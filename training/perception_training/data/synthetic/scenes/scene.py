@@ -98,7 +98,9 @@ class SceneBatch:
     def __post_init__(self) -> None:
         (num_clips, num_primitives), num_frames, num_lights = self.kind.shape, self.exposure.shape[1], self.light_colour.shape[1]
         per_primitive = (num_clips, num_primitives)
-        shapes = {name: per_primitive for name in ("object_id", "is_dynamic", "casts_shadow", "texture", "texture_scale", "specular", "shininess")}
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(
+            ("object_id", "is_dynamic", "casts_shadow", "texture", "texture_scale", "specular", "shininess"), per_primitive
+        )
         shapes |= {"size": (*per_primitive, 3), "texture_offset": (*per_primitive, 2), "tint": (*per_primitive, 3), "height_index": per_primitive}
         shapes["world_from_primitive"] = (num_clips, num_frames, num_primitives, 4, 4)
         shapes |= {"light_position": (num_clips, num_frames, num_lights, 3), "light_colour": (num_clips, num_lights, 3)}

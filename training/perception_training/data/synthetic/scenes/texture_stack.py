@@ -54,7 +54,7 @@ class TextureStack:
         return self.resolution.bit_length()
 
     def lookup(self, texture: Tensor, u: Tensor, v: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Red, green and blue, linear between texels and between levels. texture: index, int64 · u, v: place in repeats · level: 0 is the finest."""
+        """Red, green and blue, linear between texels and between levels. texture: index · u, v: place in repeats · level: 0 is the finest."""
         level = level.clamp(0, self.num_levels - 1)
         finer = level.floor()
         share = level.sub_(finer)
@@ -68,14 +68,19 @@ class TextureStack:
         column, row = (u - u.floor()).mul_(size).sub_(0.5), (v - v.floor()).mul_(size).sub_(0.5)
         left, top = column.floor(), row.floor()
         right_share, down_share = column.sub_(left), row.sub_(top)
-        # Levels before this one hold 4/3 (S^2 - size^2) texels; float32 is exact up to 2^24, which is 2048 x 2048 texels and more.
-        before = (texture * self.texels_per_texture).add_(((self.resolution**2 - size * size) * (4 / 3)).round_().long())
-        left, right = left.remainder(size), (left + 1).remainder_(size)
-        upper, lower = before + (top.remainder(size) * size).long(), before + ((top + 1).remainder_(size) * size).long()
-        left, right = left.long(), right.long()
-        corners = [channel[index] for channel in self.texels for index in (upper + left, upper + right, lower + left, lower + right)]
-        rows = [torch.lerp(corners[place], corners[place + 1], right_share) for place in range(0, 12, 2)]
-        return tuple(torch.lerp(rows[place], rows[place + 1], down_share) for place in range(0, 6, 2))
+        # The levels before hold 4/3 (S^2 - size^2) texels, which float32 holds exactly up to S = 2048.
+        before = (self.resolution**2 - size * size).mul_(4 / 3).round_().int().add_(texture, alpha=self.texels_per_texture)
+        across = size.int()
+        last = across - 1
+        left, top = left.int(), top.int()
+        upper, lower = (top & last).mul_(across).add_(before), ((top + 1) & last).mul_(across).add_(before)
+        left, right = left & last, (left + 1) & last
+        places = [place.flatten() for place in (upper + left, upper + right, lower + left, lower + right)]
+        colour = []
+        for channel in self.texels:
+            first, second, third, fourth = (channel.index_select(0, place).view(u.shape) for place in places)
+            colour.append(torch.lerp(first, second, right_share).lerp_(third.lerp_(fourth, right_share), down_share))
+        return tuple(colour)
 
     def to(self, device: torch.device | str) -> TextureStack:
         return TextureStack(self.texels.to(device, non_blocking=True), self.resolution)
