@@ -4,7 +4,8 @@ Format as in google-deepmind/tapnet, tapvid/README.md and tapvid/evaluation_data
 {video (T, height, width, 3) uint8, points (N, T, 2) float32 as (x, y) in [0, 1] of the raster, occluded (N, T) bool}. Raster coordinates have their
 origin at the corner of the first pixel (tapnet utils/viz_utils.py), so that a point lies at x * width - 0.5 where pixel centres are at integers.
 
-A pickle of gigabytes has to be read as a whole. It is therefore unpacked once into .npy files, from which single frames are mapped.
+A pickle of gigabytes has to be read as a whole (and takes as much memory while it is). It is therefore unpacked once into .npy files, from which
+single frames are mapped.
 """
 
 from __future__ import annotations
