@@ -15,7 +15,18 @@ from tests.support.miniatures.scene import MiniatureScene
 from perception.core.types import Camera
 from perception.io.images import write_image
 
-MODEL_IDS = {"SIMPLE_PINHOLE": 0, "PINHOLE": 1, "SIMPLE_RADIAL": 2, "RADIAL": 3, "OPENCV": 4, "OPENCV_FISHEYE": 5, "FULL_OPENCV": 6, "FOV": 7}
+MODEL_IDS = {
+    "SIMPLE_PINHOLE": 0,
+    "PINHOLE": 1,
+    "SIMPLE_RADIAL": 2,
+    "RADIAL": 3,
+    "OPENCV": 4,
+    "OPENCV_FISHEYE": 5,
+    "FULL_OPENCV": 6,
+    "FOV": 7,
+    "SIMPLE_RADIAL_FISHEYE": 8,
+    "RADIAL_FISHEYE": 9,
+}
 FIRST_POINT_ID, FIRST_IMAGE_ID, CAMERA_ID = 1000, 11, 7
 NO_POINT = -1
 
@@ -28,9 +39,11 @@ def image_name(frame: int) -> str:
 def parameters_of(camera: Camera, model: str) -> list[float]:
     """COLMAP's parameters; the principal point counts from the corner of the image."""
     cx, cy, lens = camera.cx + 0.5, camera.cy + 0.5, list(camera.distortion)
-    if model in ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL"):
+    if model.startswith(("SIMPLE", "RADIAL")):
         assert camera.fx == camera.fy
-        return [camera.fx, cx, cy, *lens[: {"SIMPLE_PINHOLE": 0, "SIMPLE_RADIAL": 1, "RADIAL": 2}[model]]]
+        num_lens = {"SIMPLE_PINHOLE": 0, "SIMPLE_RADIAL": 1, "RADIAL": 2, "SIMPLE_RADIAL_FISHEYE": 1, "RADIAL_FISHEYE": 2}[model]
+        assert not any(lens[num_lens:])
+        return [camera.fx, cx, cy, *lens[:num_lens]]
     return [camera.fx, camera.fy, cx, cy, *lens]
 
 

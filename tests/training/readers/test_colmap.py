@@ -16,6 +16,8 @@ LENSES = {
     "RADIAL": ("plumb_bob", (-0.12, 0.03, 0.0, 0.0)),
     "OPENCV": ("plumb_bob", (-0.12, 0.03, 0.004, -0.003)),
     "OPENCV_FISHEYE": ("equidistant", (0.05, -0.02, 0.01, -0.003)),
+    "SIMPLE_RADIAL_FISHEYE": ("equidistant", (0.05, 0.0, 0.0, 0.0)),
+    "RADIAL_FISHEYE": ("equidistant", (0.05, -0.02, 0.0, 0.0)),
     "FULL_OPENCV": ("rational_polynomial", (-0.12, 0.03, 0.004, -0.003, 0.01, 0.02, -0.01, 0.005)),
 }
 

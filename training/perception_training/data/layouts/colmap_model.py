@@ -29,9 +29,20 @@ NO_POINT = -1
 """point3D_id of a keypoint that belongs to no point."""
 
 KEYPOINT = np.dtype([("xy", "<f8", 2), ("point_id", "<i8")])
-_MODEL_NAMES = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE", "FULL_OPENCV", "FOV")
-"""By model id; the ids above are fish-eye models that no camera of ours stands for."""
-_NUM_PARAMETERS = {"SIMPLE_PINHOLE": 3, "PINHOLE": 4, "SIMPLE_RADIAL": 4, "RADIAL": 5, "OPENCV": 8, "OPENCV_FISHEYE": 8, "FULL_OPENCV": 12}
+_NUM_PARAMETERS = {
+    "SIMPLE_PINHOLE": 3,
+    "PINHOLE": 4,
+    "SIMPLE_RADIAL": 4,
+    "RADIAL": 5,
+    "OPENCV": 8,
+    "OPENCV_FISHEYE": 8,
+    "FULL_OPENCV": 12,
+    "SIMPLE_RADIAL_FISHEYE": 4,
+    "RADIAL_FISHEYE": 5,
+}
+_MODEL_NAMES = (*list(_NUM_PARAMETERS)[:7], "FOV", *list(_NUM_PARAMETERS)[7:])
+"""By model id; no camera of ours stands for FOV and the ids above."""
+_ONE_FOCAL_LENGTH = {"SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE"}
 _IMAGE, _POINT, _CAMERA = struct.Struct("<i7di"), struct.Struct("<Q3d3Bd"), struct.Struct("<iiQQ")
 _COUNT, _OBSERVATION_BYTES = struct.Struct("<Q"), 8
 
@@ -96,14 +107,14 @@ def _camera(path: Path, model: str, width: int, height: int, parameters: tuple[f
         raise InputError(f"{path}: camera model {model} is not handled; handled: {', '.join(_NUM_PARAMETERS)}. COLMAP's image_undistorter removes it")
     if len(parameters) != _NUM_PARAMETERS[model]:
         raise InputError(f"{path}: camera model {model} has {len(parameters)} parameters: must have {_NUM_PARAMETERS[model]}")
-    if model in ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL"):
+    if model in _ONE_FOCAL_LENGTH:
         parameters = (parameters[0], *parameters)
     fx, fy, cx, cy, *lens = parameters
     try:
         pinhole = Camera(width, height, fx, fy, cx - PIXEL_CENTRE, cy - PIXEL_CENTRE)
         if not lens:
             return pinhole
-        kind = {"OPENCV_FISHEYE": "equidistant", "FULL_OPENCV": "rational_polynomial"}.get(model, "plumb_bob")
+        kind = "equidistant" if "FISHEYE" in model else "rational_polynomial" if model == "FULL_OPENCV" else "plumb_bob"
         return Camera.from_matrix(pinhole.matrix, width, height, distortion_model=kind, distortion=tuple(lens) + (0.0,) * (4 - len(lens)))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

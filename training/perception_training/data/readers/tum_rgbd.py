@@ -3,13 +3,13 @@
 Layout and formats after the data set's page (cvg.cit.tum.de/data/datasets/rgbd-dataset, "File Formats"): `rgb.txt` and `depth.txt` with "timestamp
 filename", `groundtruth.txt` with "timestamp tx ty tz qx qy qz qw" of the colour camera's optical centre in the motion capture's frame; depth
 registered to colour, 16-bit with 5000 for a metre, 0 unknown. Lists are joined as the data set's `associate.py` does: one to one, the nearest in time
-first, at most 0.02 s apart. Colour images of freiburg1 and freiburg2 are distorted, those of freiburg3 are not. Intrinsics are the page's, with
+first, less than 0.02 s apart. Colour images of freiburg1 and freiburg2 are distorted, those of freiburg3 are not. Intrinsics are the page's, with
 the digits of ORB-SLAM2's TUM1, TUM2 and TUM3 settings; the page itself could not be opened here. The sequences `*_validation` have no trajectory.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -142,8 +142,8 @@ def associate(times: NDArray[np.float64], others: NDArray[np.float64], max_diffe
     """
     pairs = []
     for row, time in enumerate(times):
-        for other in range(bisect_left(others, time - max_difference_s), len(others)):
-            if others[other] > time + max_difference_s:
+        for other in range(bisect_right(others, time - max_difference_s), len(others)):
+            if others[other] >= time + max_difference_s:
                 break
             pairs.append((abs(others[other] - time), row, other))
     found, taken = np.full(len(times), -1, np.int64), np.zeros(len(others), np.bool_)
