@@ -92,7 +92,7 @@ def _render(scene: SceneBatch, images: bool, truth: bool, culled: bool) -> Rende
     step = max(1, (_RAYS_TOGETHER_CPU if scene.device.type == "cpu" else _RAYS_TOGETHER_GPU) // rays.num_rays)
     pieces = [slice(start, start + step) for start in range(0, rays.num_rows, step)]
     table = PrimitiveTable.of(scene)
-    parts = [surfaces(scene, table, rays, hits, frame, rows) for rows in pieces]
+    parts = [surfaces(scene, table, rays, hits, frame, rows, textured=images) for rows in pieces]
     surface = Surface.joined(parts)
     shape = (scene.num_clips, scene.num_frames)
     linear = None

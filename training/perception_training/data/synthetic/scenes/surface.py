@@ -88,8 +88,8 @@ class PrimitiveTable:
         return named, (kind, texture, field)
 
 
-def surfaces(scene: SceneBatch, table: PrimitiveTable, rays: CameraRays, hits: Hits, frame: Tensor, rows: slice) -> Surface:
-    """The surfaces that these rows of rays hit."""
+def surfaces(scene: SceneBatch, table: PrimitiveTable, rays: CameraRays, hits: Hits, frame: Tensor, rows: slice, textured: bool) -> Surface:
+    """The surfaces that these rows of rays hit; without their texture unless `textured`."""
     frame, t = frame[rows], hits.t[rows]
     columns, (kind, texture, field) = table.gather(frame[:, None] * scene.num_primitives + hits.primitive[rows].clamp(min=0))
     world_from_camera = scene.world_from_camera.flatten(0, 1)[frame].float()
@@ -107,15 +107,25 @@ def surfaces(scene: SceneBatch, table: PrimitiveTable, rays: CameraRays, hits: H
     cosine = dot((turned[0], turned[1], turned[2]), view)
     towards = torch.where(cosine < 0, -1.0, 1.0)
     normal = (turned[0] * towards, turned[1] * towards, turned[2] * towards)
-    scale, shift = columns["scale"][0], columns["offset"]
-    u, v, squeeze = _texture_place(table.kinds, kind, local, unit, size, face, local_normal, scale)
-    focal = scene.intrinsics.flatten(0, 1)[frame, :2].amin(1).float()[:, None]
-    # Metres of surface below a pixel, times texels for each metre.
-    footprint = t / focal / cosine.abs().clamp_(min=_FLATTEST_COSINE) * squeeze * scale * scene.textures.resolution
-    pattern = scene.textures.lookup(texture.clamp(min=0), u + shift[0], v + shift[1], footprint.clamp_(min=1e-6).log2_())
-    plain, tint = texture < 0, columns["tint"]
-    red, green, blue = (torch.where(plain, tone, tone * value) for tone, value in zip(tint, pattern, strict=True))
+    red, green, blue = columns["tint"]
+    if textured:
+        size_m = t / scene.intrinsics.flatten(0, 1)[frame, :2].amin(1).float()[:, None]
+        place = _texture_place(table.kinds, kind, local, unit, size, face, local_normal, columns["scale"][0])
+        pattern = _pattern(scene.textures, texture, place, columns, size_m / cosine.abs().clamp_(min=_FLATTEST_COSINE))
+        red, green, blue = (tone * value for tone, value in zip((red, green, blue), pattern, strict=True))
     return Surface((x, y, z), normal, view, (red, green, blue), columns["specular"][0], columns["shininess"][0])
+
+
+def _pattern(
+    textures: TextureStack, texture: Tensor, place: tuple[Tensor, Tensor, Tensor], columns: dict[str, tuple[Tensor, ...]], footprint_m: Tensor
+) -> Vector:
+    """Colours of the texture at `place`, 1 where there is none. footprint_m: metres of surface below a pixel."""
+    u, v, squeeze = place
+    texels = (footprint_m * squeeze).mul_(columns["scale"][0]).mul_(textures.resolution).clamp_(min=1e-6)
+    colours = textures.lookup(texture.clamp(min=0), u + columns["offset"][0], v + columns["offset"][1], texels.log2_())
+    plain = texture < 0
+    red, green, blue = (colour.masked_fill_(plain, 1) for colour in colours)
+    return red, green, blue
 
 
 def _local_normals(kinds: tuple[Kind, ...], kind: Tensor, unit: Vector, size: Vector, grids: HeightGrids) -> tuple[Vector, Tensor]:
