@@ -24,6 +24,7 @@ READERS: dict[str, str] = {
     "pf_pascal": "pf_pascal:PfPascal",
     "rosbags": "rosbags:Rosbags",
     "scannet": "scannet:ScanNet",
+    "scenes": "scenes:ProceduralScenes",
     "seven_scenes": "seven_scenes:SevenScenes",
     "spair71k": "spair71k:Spair71k",
     "tapvid_davis": "tapvid_davis:TapVidDavis",

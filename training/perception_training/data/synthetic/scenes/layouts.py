@@ -16,7 +16,7 @@ from perception_training.data.synthetic.scenes.movers import bouncing, flying, r
 from perception_training.data.synthetic.scenes.scene import Kind
 from perception_training.data.synthetic.scenes.shapes import FREE_FURNITURE, GOODS, OUTDOOR, WALL_FURNITURE, Shape, table_of
 
-NUM_GRID_POINTS = 65
+NUM_GRID_POINTS = 33
 """Rows and columns of every height field."""
 LIFT = np.array([0.0, 0.0, TOUCH_M])
 _ATTEMPTS = 12
@@ -27,7 +27,7 @@ _ATTEMPTS = 12
 class Layout:
     """Bodies and what a camera and a light need to know about the place.
 
-    heights: grids (65, 65) · targets (N, 3): what is worth looking at · camera_lower, camera_upper (3,): where a camera may be ·
+    heights: grids (33, 33) · targets (N, 3): what is worth looking at · camera_lower, camera_upper (3,): where a camera may be ·
     distance_m: from the camera to what it looks at · elevation: of the camera above it, radians · is_outdoors: lit by the sun.
     """
 
@@ -276,7 +276,7 @@ def _outdoor_articulated(rng: np.random.Generator, floor: Floats, duration_s: fl
 
 
 def _hills(rng: np.random.Generator) -> Floats:
-    """(65, 65) smooth heights in [-1, 1], calmer in the middle."""
+    """(33, 33) smooth heights in [-1, 1], calmer in the middle."""
     total = np.zeros((NUM_GRID_POINTS,) * 2)
     for cells, weight in ((3, 1.0), (6, 0.4), (14, 0.08)):
         total += weight * cv2.resize(rng.uniform(-1, 1, (cells, cells)), (NUM_GRID_POINTS,) * 2, interpolation=cv2.INTER_CUBIC)

@@ -69,8 +69,8 @@ def random_looks(rng: np.random.Generator, bodies: tuple[Body, ...], config: Sce
                 widest = 2 * max(size for other in body.parts if other.material == part.material for size in other.size)
                 scale = repeats / widest
             rows.append((chosen, scale, rng.uniform(0, 1, 2), tint, specular, shininess))
-    texture_index, scales, offset, tint, specular, shininess = (np.array(column) for column in zip(*rows, strict=True))
-    return Looks(texture_index.astype(np.int64), scales, offset, tint, specular, shininess)
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    return Looks(columns[0].astype(np.int64), *columns[1:])
 
 
 def _material(rng: np.random.Generator, is_fixture: bool, config: ScenesConfig) -> tuple[int, float, Floats, float, float]:

@@ -73,7 +73,8 @@ def photograph_crop(rng: np.random.Generator, pictures: tuple[NDArray[np.uint8],
     top, left = int(rng.integers(picture.shape[0] - side + 1)), int(rng.integers(picture.shape[1] - side + 1))
     crop = picture[top : top + side, left : left + side]
     shrink = side > TEXTURE_SIZE_PX
-    return _quarter_turned(rng, cv2.resize(crop, (TEXTURE_SIZE_PX,) * 2, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR))
+    scaled = cv2.resize(crop, (TEXTURE_SIZE_PX,) * 2, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+    return _quarter_turned(rng, scaled.astype(np.uint8, copy=False))
 
 
 def _quarter_turned(rng: np.random.Generator, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -88,7 +89,7 @@ def turned(rng: np.random.Generator, picture: NDArray[np.uint8]) -> NDArray[np.u
     side = int(rng.uniform(0.6, 1.0) * size)
     top, left = rng.integers(size - side + 1, size=2)
     crop = cv2.resize(picture[top : top + side, left : left + side], (size, size), interpolation=cv2.INTER_LINEAR)
-    return _quarter_turned(rng, crop)
+    return _quarter_turned(rng, crop.astype(np.uint8, copy=False))
 
 
 def toned(rng: np.random.Generator, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -97,7 +98,7 @@ def toned(rng: np.random.Generator, picture: NDArray[np.uint8]) -> NDArray[np.ui
     balance = rng.uniform(0.75, 1.2, 3) if rng.random() < 0.7 else np.ones(3)
     gamma, contrast = np.exp(rng.uniform(-0.3, 0.3)), rng.uniform(0.75, 1.15)
     order = rng.permutation(3) if rng.random() < 0.2 else np.arange(3)
-    picture = cv2.transform(picture[..., order], _saturation(rng.uniform(0.1, 0.9)))
+    picture = cv2.transform(picture[..., order], _saturation(rng.uniform(0.1, 0.9))).astype(np.uint8, copy=False)
     means = picture[::8, ::8].reshape(-1, 3).mean(0)
     curves = ((values**gamma)[:, None] * balance * 255 - 128) * contrast + 128
     mean = curves[means.astype(int), np.arange(3)].mean()
@@ -143,7 +144,7 @@ def checks(rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
     colors = np.array([random_color(rng) for _ in range(int(rng.integers(2, 5)))], np.float32)
     choice = np.add.outer(np.arange(num_cells), np.arange(num_cells)) % 2 if rng.random() < 0.4 else rng.integers(len(colors), size=(num_cells,) * 2)
     cells = cv2.resize(colors[choice] + rng.normal(0, 8, (num_cells, num_cells, 1)).astype(np.float32), (size, size), interpolation=cv2.INTER_NEAREST)
-    return _worn(rng, cells)
+    return _worn(rng, cells.astype(np.float32, copy=False))
 
 
 def stripes(rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
