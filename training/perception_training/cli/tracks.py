@@ -75,9 +75,10 @@ def run(arguments: Arguments) -> int:
     for number, job in enumerate(stale):
         with bad.reported():
             _label(labeller, job, arguments.preview, steps, clock, number)
-    for job in there if arguments.preview is not None else ():
-        with bad.reported(), steps.step(f"draw {job.tracks}") as step, opened_frames(job.video) as frames:
-            step.result = str(write_preview(frames, read_tracks_file(job.tracks), arguments.preview / job.name)[0])
+    if arguments.preview is not None:
+        for job in there:
+            with bad.reported(), steps.step(f"draw {job.tracks}") as step, opened_frames(job.video) as frames:
+                step.result = str(write_preview(frames, read_tracks_file(job.tracks), arguments.preview / job.name)[0])
     steps.console.print(f"{len(jobs) - len(there) - bad.count} videos tracked, {len(there)} were there, {bad.count} bad", highlight=False)
     return EXIT_ERROR if bad.count else 0
 

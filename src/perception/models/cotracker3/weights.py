@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from perception.core.errors import WeightsError
 from perception.models.cotracker3.config import CoTracker3Config
 from perception.models.cotracker3.network import CoTracker3
@@ -24,8 +22,6 @@ def load_cotracker3(path: Path, config: CoTracker3Config) -> CoTracker3:
             f"weights {path}: made for windows of {stored.shape[1]} frames, the network has {config.window_frames}; "
             "scaled_offline.pth has 60 (offline), scaled_online.pth 16 (online)"
         )
-    with torch.device("meta"):
-        network = CoTracker3(config)
-    network = network.to_empty(device="cpu")
+    network = CoTracker3(config)
     load_into(network, state, str(path))
     return network.eval()

@@ -90,9 +90,15 @@ def _decode(reader: VideoReader, store: IO[bytes]) -> tuple[int, int, int, int]:
 class _ImageFolder:
     def __init__(self, folder: Path) -> None:
         self._paths = list_images(folder)
+        self._size: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, frame: int) -> Image:
-        return read_image(self._paths[frame])
+        image = read_image(self._paths[frame])
+        self._size = self._size or image.shape
+        if image.shape != self._size:
+            height, width, _ = self._size
+            raise InputError(f"{self._paths[frame]} is {image.shape[1]}x{image.shape[0]}, others are {width}x{height}: all frames must have one size")
+        return image
