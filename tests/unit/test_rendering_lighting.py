@@ -47,7 +47,7 @@ def test_the_rig_is_the_sum_of_its_lights(frame):
         factor, highlight = rig.shade(points, normals, scene_from_camera, shade)
         expected_factor, expected_highlight = by_hand(rig, points, normals, scene_from_camera, visible)
         assert_close(factor, expected_factor, rtol=1e-4)
-        assert_close(highlight, expected_highlight, rtol=1e-3)
+        assert_close(highlight, expected_highlight, rtol=1e-3, atol=2e-3)
 
 
 def test_without_highlight_none_is_computed_and_one_far_light_is_lambert():

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from perception.core.errors import InputError
 
+_DIMMEST_GLINT = 1e-3
+"""Share of a highlight's strength below which it is left out."""
 _NEAREST = 1e-3
 """Point lights are taken to be at least so far from a surface, in scene units."""
 
@@ -88,7 +90,9 @@ class LightRig:
         view = scene_from_camera[:3, 3:].astype(np.float32) - across
         view *= 1 / np.sqrt((view * view).sum(axis=0))
         mirrored = 2 * (view * upright).sum(axis=0) * cosine - (along @ view - (across * view).sum(axis=0) * is_point) * inverse
-        glint = np.where(cosine > 0, np.maximum(mirrored, 0) ** np.float32(self.shininess), 0) * strength
+        # Powers take long, and nearly everywhere they are as good as 0.
+        glint, bright = np.zeros_like(mirrored), (mirrored > _DIMMEST_GLINT ** (1 / self.shininess)) & (cosine > 0)
+        glint[bright] = mirrored[bright] ** np.float32(self.shininess) * strength[bright]
         return factor, np.float32(self.highlight) * (glint.T @ colors)
 
 

@@ -129,9 +129,11 @@ class MeshScene:
 
     def cast(self, directions_camera: NDArray[np.float32], scene_from_camera: NDArray, num_threads: int = 0) -> _Hits:
         """Cast rays (num, 3) with z = 1 in camera axes, so that the hit distance is the depth. num_threads 0: all."""
-        rays = np.empty((len(directions_camera), 6), np.float32)
-        rays[:, :3] = origin = scene_from_camera[:3, 3].astype(np.float32)
-        np.matmul(directions_camera, scene_from_camera[:3, :3].T.astype(np.float32), out=rays[:, 3:])
+        origin = scene_from_camera[:3, 3].astype(np.float32)
+        # As z is 1, one product turns the directions and puts the origin before them.
+        ray_from_direction = np.zeros((3, 6), np.float32)
+        ray_from_direction[2, :3], ray_from_direction[:, 3:] = origin, scene_from_camera[:3, :3].T
+        rays = directions_camera @ ray_from_direction
         answer = self._scene.cast_rays(self._tensor(rays), nthreads=num_threads)
         distance = answer["t_hit"].numpy()
         ray = np.flatnonzero(np.isfinite(distance))
@@ -161,16 +163,15 @@ class MeshScene:
         mesh, corner_values = self.meshes[index], self._corner_values[index]
         if corner_values is None:
             return np.full((len(face), 3), _GREY, np.float32)
-        corners = corner_values.take(face, axis=0)
-        u, v = barycentric[:, :1], barycentric[:, 1:2]
-        values = (1 - u - v) * corners[:, 0] + u * corners[:, 1] + v * corners[:, 2]
+        u, v = np.ascontiguousarray(barycentric.T)
+        values = np.stack([(1 - u - v) * a.take(face) + u * b.take(face) + v * c.take(face) for a, b, c in corner_values]).T
         return values if mesh.texture is None or mesh.uv is None else sample_texture(mesh.texture, values)
 
 
 def _corner_values(mesh: Mesh) -> NDArray[np.float32] | None:
-    """(num_faces, 3, 2) texture coordinates or (num_faces, 3, 3) colours of each face's corners; None for a mesh without colour."""
+    """(2, 3, num_faces) texture coordinates or (3, 3, num_faces) colours of each face's corners; None for a mesh without colour."""
     values = mesh.uv if mesh.texture is not None and mesh.uv is not None else mesh.vertex_colors
-    return None if values is None else values[mesh.faces].astype(np.float32)
+    return None if values is None else np.ascontiguousarray(values[mesh.faces].astype(np.float32).transpose(2, 1, 0))
 
 
 def sample_texture(texture: NDArray[np.uint8], uv: NDArray) -> NDArray[np.float32]:
@@ -293,7 +294,9 @@ def _background_image(background: tuple[int, int, int] | NDArray[np.uint8], size
     pixels = np.asarray(background, np.uint8)
     if pixels.shape not in ((3,), (*size, 3)):
         raise InputError(f"background has shape {pixels.shape}: must be one RGB colour or an image of shape {(*size, 3)}")
-    return np.ascontiguousarray(np.broadcast_to(pixels, (*size, 3)).copy())
+    if pixels.ndim == 3:
+        return pixels.copy()
+    return np.tile(pixels, (size[1], 1))[None].repeat(size[0], axis=0)
 
 
 def _next_to_surface(instance_ids: NDArray[np.int32]) -> NDArray[np.bool_]:
