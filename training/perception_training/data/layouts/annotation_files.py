@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception.core.errors import InputError
-from perception_training.data.sample import check_pose
+from perception_training.data.sample import MAX_ROTATION_ERROR, check_pose
 
 
 def read_bytes(path: Path) -> bytes:
@@ -70,11 +71,26 @@ def read_matrix(path: Path, shape: tuple[int, int]) -> NDArray[np.float64]:
 
 
 def rigid(matrix: NDArray, place: str) -> NDArray[np.float64]:
-    """The (4, 4) pose with its rotation made exactly orthonormal. Raises InputError that names `place` when it is not nearly a rigid motion."""
-    check_pose(matrix, place)
-    if np.isnan(matrix).all():
-        return np.asarray(matrix, np.float64)
-    left, _, right = np.linalg.svd(matrix[:3, :3])
-    pose = np.eye(4)
-    pose[:3, :3], pose[:3, 3] = left @ right, matrix[:3, 3]
-    return pose
+    """One (4, 4) pose, as `rigid_poses` does it. Raises InputError that names `place` when it is not nearly a rigid motion."""
+    if matrix.shape != (4, 4):
+        check_pose(matrix, place)
+    return rigid_poses(matrix[None], [place])[0]
+
+
+def rigid_poses(matrices: NDArray, places: Sequence[str], max_error: float = MAX_ROTATION_ERROR) -> NDArray[np.float64]:
+    """The (N, 4, 4) poses with their rotations made exactly orthonormal; those that are all NaN (unknown) stay so.
+
+    Raises InputError that names one of the N places when its matrix is no rigid motion: R R^T off identity by more than max_error, a reflection,
+    another last row, or partly unknown. A sequence has thousands of poses, so they are checked together.
+    """
+    known = ~np.isnan(matrices).all(axis=(1, 2))
+    rotations = np.where(known[:, None, None], matrices[:, :3, :3], np.eye(3))
+    with np.errstate(invalid="ignore"):
+        error = np.abs(rotations @ np.swapaxes(rotations, 1, 2) - np.eye(3)).max(axis=(1, 2))
+        good = (error <= max_error) & (np.linalg.det(rotations) > 0) & (np.abs(matrices[:, 3] - (0, 0, 0, 1)).max(axis=1) < 1e-6)
+    for row in np.flatnonzero(known & ~(good & np.isfinite(matrices).all(axis=(1, 2)))):
+        check_pose(matrices[row], places[row])
+    left, _, right = np.linalg.svd(rotations)
+    poses = np.array(matrices, np.float64)
+    poses[known, :3, :3] = (left @ right)[known]
+    return poses

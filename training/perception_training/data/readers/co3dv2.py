@@ -27,10 +27,10 @@ from perception.core.errors import InputError
 from perception.core.types import Camera
 from perception.geometry import se3
 from perception.io.images import read_image
-from perception_training.data.layouts.annotation_files import read_gzipped_json, rigid
+from perception_training.data.layouts.annotation_files import read_gzipped_json, rigid_poses
 from perception_training.data.layouts.depth_images import read_foreground, read_half_float_depth
 from perception_training.data.layouts.json_entries import entry, numbers, read_object
-from perception_training.data.sequences import Dataset, FrameRecord, RecordedSequence
+from perception_training.data.sequences import UNKNOWN_POSE, Dataset, FrameRecord, RecordedSequence
 
 FRAME_FILE, SEQUENCE_FILE = "frame_annotations.jgz", "sequence_annotations.jgz"
 PIXEL_CENTRE = 0.5
@@ -94,21 +94,23 @@ class Co3dV2(Dataset):
             if not frames:
                 raise InputError(f"{path}: holds none of the frames of sequence {sequence} that set list {self.options.subset} names")
         frames.sort(key=lambda frame: frame["frame_number"])
-        records = tuple(self._record(frame, f"{path}: sequence {sequence}, frame {frame['frame_number']}") for frame in frames)
+        places = [f"{path}: sequence {sequence}, frame {frame['frame_number']}" for frame in frames]
+        matrices = np.stack([_camera_from_world(_part(frame, "viewpoint", place), place) for frame, place in zip(frames, places, strict=True)])
+        poses = se3.inverse(rigid_poses(matrices, places))
+        records = tuple(self._record(frame, pose, place) for frame, pose, place in zip(frames, poses, places, strict=True))
         return RecordedSequence(self.name, name, records, text=category, unit="arbitrary")
 
-    def _record(self, frame: dict[str, Any], place: str) -> FrameRecord:
+    def _record(self, frame: dict[str, Any], pose: NDArray[np.float64], place: str) -> FrameRecord:
         image = entry(frame, "image", place, dict)
         height, width = (int(side) for side in numbers(image, "size", place, (2,)))
         file, size = self.root / entry(image, "path", place, str), (width, height)
         viewpoint, depth, mask = (_part(frame, key, place) for key in ("viewpoint", "depth", "mask"))
         time_s = float(numbers(frame, "frame_timestamp", place, ())) if frame.get("frame_timestamp") is not None else -1.0
-        camera, pose = _viewpoint(viewpoint, size, place) if viewpoint else (None, None)
         return FrameRecord(
             name=file.stem,
             source=file,
             read_image=partial(read_image, file),
-            camera=camera,
+            camera=_camera(viewpoint, size, place) if viewpoint else None,
             world_from_camera=pose,
             read_depth=self._depth_reader(depth, size, place) if depth and depth.get("path") else None,
             read_mask=partial(read_foreground, self.root / entry(mask, "path", place, str), size) if mask and mask.get("path") else None,
@@ -153,8 +155,18 @@ def _frames_of_set_list(path: Path, splits: tuple[str, ...]) -> dict[str, set[in
     return dict(found)
 
 
-def _viewpoint(viewpoint: dict[str, Any], size: tuple[int, int], place: str) -> tuple[Camera, NDArray[np.float64]]:
-    """Intrinsics and world_from_camera of an annotation in PyTorch3D's conventions."""
+def _camera_from_world(viewpoint: dict[str, Any] | None, place: str) -> NDArray[np.float64]:
+    """The pose of an annotation in PyTorch3D's conventions, as it is written; NaN without one."""
+    if viewpoint is None:
+        return UNKNOWN_POSE
+    pose = np.eye(4)
+    pose[:3, :3] = _OPENCV_FROM_PYTORCH3D @ numbers(viewpoint, "R", place, (3, 3)).T
+    pose[:3, 3] = _OPENCV_FROM_PYTORCH3D @ numbers(viewpoint, "T", place, (3,))
+    return pose
+
+
+def _camera(viewpoint: dict[str, Any], size: tuple[int, int], place: str) -> Camera:
+    """The intrinsics of an annotation in PyTorch3D's conventions; size: (width, height)."""
     half = np.array(size) / 2
     kind = viewpoint.get("intrinsics_format", "ndc_norm_image_bounds")
     if kind not in ("ndc_isotropic", "ndc_norm_image_bounds"):
@@ -162,11 +174,7 @@ def _viewpoint(viewpoint: dict[str, Any], size: tuple[int, int], place: str) -> 
     unit_px = half if kind == "ndc_norm_image_bounds" else np.full(2, half.min())
     focal_px = numbers(viewpoint, "focal_length", place, (2,)) * unit_px
     principal_px = half - numbers(viewpoint, "principal_point", place, (2,)) * unit_px - PIXEL_CENTRE
-    camera_from_world = np.eye(4)
-    camera_from_world[:3, :3] = _OPENCV_FROM_PYTORCH3D @ numbers(viewpoint, "R", place, (3, 3)).T
-    camera_from_world[:3, 3] = _OPENCV_FROM_PYTORCH3D @ numbers(viewpoint, "T", place, (3,))
     try:
-        camera = Camera(*size, float(focal_px[0]), float(focal_px[1]), float(principal_px[0]), float(principal_px[1]))
+        return Camera(*size, float(focal_px[0]), float(focal_px[1]), float(principal_px[0]), float(principal_px[1]))
     except InputError as error:
         raise InputError(f"{place}: {error}") from error
-    return camera, se3.inverse(rigid(camera_from_world, place))

@@ -28,7 +28,7 @@ from perception.core.config import Checked, Range
 from perception.core.errors import InputError
 from perception.core.types import Camera
 from perception.io.images import read_image
-from perception_training.data.layouts.annotation_files import rigid
+from perception_training.data.layouts.annotation_files import rigid_poses
 from perception_training.data.layouts.depth_images import check_size
 from perception_training.data.layouts.image_sizes import camera_of_images
 from perception_training.data.layouts.json_entries import entry, numbers, read_object
@@ -79,14 +79,11 @@ class Dl3dv(Dataset):
             raise InputError(f"{folder}: no such folder; option image_folder must name one of the scene's")
         files = [folder / PurePosixPath(entry(frame, "file_path", f"{path}: frame {i}", str)).name for i, frame in enumerate(frames)]
         camera = camera_of_images(_camera(content, path), files, path)
-        records = tuple(self._record(frame, file, camera, path) for frame, file in zip(frames, files, strict=True))
+        places = [f"{path}: frame {file.name}" for file in files]
+        world_from_opengl = np.stack([numbers(frame, "transform_matrix", place, (4, 4)) for frame, place in zip(frames, places, strict=True)])
+        poses = rigid_poses(world_from_opengl @ _OPENGL_FROM_OPENCV, places)
+        records = [FrameRecord(file.stem, file, *self._variant(file, camera), pose) for file, pose in zip(files, poses, strict=True)]
         return RecordedSequence(self.name, name, tuple(sorted(records, key=lambda record: record.name)), unit="arbitrary")
-
-    def _record(self, frame: dict[str, Any], file: Path, camera: Camera, path: Path) -> FrameRecord:
-        place = f"{path}: frame {file.name}"
-        world_from_opengl = numbers(frame, "transform_matrix", place, (4, 4))
-        read, seen_by = self._variant(file, camera)
-        return FrameRecord(file.stem, file, read, seen_by, rigid(world_from_opengl @ _OPENGL_FROM_OPENCV, place))
 
     def _variant(self, file: Path, camera: Camera) -> tuple[partial[NDArray[np.uint8]], Camera]:
         """How the file is read, and the camera of what is read."""

@@ -22,9 +22,9 @@ from perception.core.errors import InputError
 from perception.core.types import Camera
 from perception.io.images import natural_key, read_image
 from perception.io.posed_frames import read_registered_depth
-from perception_training.data.layouts.annotation_files import read_lines, read_matrix, rigid
+from perception_training.data.layouts.annotation_files import read_lines, read_matrix, rigid_poses
 from perception_training.data.layouts.image_sizes import image_size
-from perception_training.data.sequences import UNKNOWN_POSE, Dataset, FrameRecord, RecordedSequence
+from perception_training.data.sequences import Dataset, FrameRecord, RecordedSequence
 
 _MAX_OFF_CENTRE = 0.125
 """Largest distance of the principal point from the middle, as a share of the image's size; further off, the intrinsics are of another size."""
@@ -70,16 +70,17 @@ def _records(folder: Path) -> tuple[FrameRecord, ...]:
         raise InputError(f"{folder / 'color'}: holds no images of the form 0.jpg; must hold at least one")
     camera = _camera(folder / "intrinsic" / "intrinsic_color.txt", next(images[stem] for stem in stems if stem in images))
     depth_camera = _camera(folder / "intrinsic" / "intrinsic_depth.txt", next(iter(depths.values()))) if depths else None
+    poses = _read_poses([folder / "pose" / f"{stem}.txt" for stem in stems])
     return tuple(
         FrameRecord(
             name=stem,
             source=folder / "color" / f"{stem}.jpg",
             read_image=partial(read_image, folder / "color" / f"{stem}.jpg"),
             camera=camera,
-            world_from_camera=_read_pose(folder / "pose" / f"{stem}.txt"),
+            world_from_camera=pose,
             read_depth=partial(read_registered_depth, folder / "depth" / f"{stem}.png", depth_camera, camera) if depth_camera is not None else None,
         )
-        for stem in stems
+        for stem, pose in zip(stems, poses, strict=True)
     )
 
 
@@ -98,7 +99,8 @@ def _camera(path: Path, image: Path) -> Camera:
     return camera
 
 
-def _read_pose(path: Path) -> NDArray[np.float64]:
-    """world_from_camera, NaN where tracking was lost."""
-    matrix = read_matrix(path, (4, 4))
-    return UNKNOWN_POSE if np.isinf(matrix[:3]).all() else rigid(matrix, str(path))
+def _read_poses(paths: list[Path]) -> NDArray[np.float64]:
+    """world_from_camera (N, 4, 4), NaN where tracking was lost."""
+    matrices = np.stack([read_matrix(path, (4, 4)) for path in paths])
+    matrices[np.isinf(matrices[:, :3]).all(axis=(1, 2))] = np.nan
+    return rigid_poses(matrices, list(map(str, paths)))

@@ -14,16 +14,21 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from perception.core.config import Checked, Range
 from perception.core.errors import InputError
 from perception.core.types import Camera
 from perception.io import posed_frames
 from perception.io.images import IMAGE_SUFFIXES, natural_key, read_image
-from perception_training.data.layouts.annotation_files import read_lines
+from perception_training.data.layouts.annotation_files import read_lines, read_matrix, rigid_poses
 from perception_training.data.layouts.depth_images import read_foreground
 from perception_training.data.layouts.image_sizes import image_size
 from perception_training.data.sequences import Dataset, FrameRecord, RecordedSequence
 
+_MAX_ROTATION_ERROR = 1e-2
+"""The set's rotations are rounded more than others."""
 SPLIT_FILES = {"train": "TrainSplit.txt", "test": "TestSplit.txt"}
 
 
@@ -90,7 +95,10 @@ def posed_records(folder: Path, colour_focal_px: float = 0.0) -> tuple[FrameReco
     )
     depth_camera = _depth_camera(folder, images[next(name for name in names if name in images)])
     camera = posed_frames.colour_camera(depth_camera, colour_focal_px)
-    return tuple(_record(folder, name, images.get(name, folder / f"{name}.color{suffix}"), depth_camera, camera) for name in names)
+    pose_files = [folder / f"{name}.pose.txt" for name in names]
+    poses = rigid_poses(np.stack([read_matrix(path, (4, 4)) for path in pose_files]), list(map(str, pose_files)), _MAX_ROTATION_ERROR)
+    files = [images.get(name, folder / f"{name}.color{suffix}") for name in names]
+    return tuple(_record(folder, name, file, pose, depth_camera, camera) for name, file, pose in zip(names, files, poses, strict=True))
 
 
 def _depth_camera(folder: Path, image: Path) -> Camera:
@@ -101,14 +109,14 @@ def _depth_camera(folder: Path, image: Path) -> Camera:
     return default
 
 
-def _record(folder: Path, name: str, image: Path, depth_camera: Camera, camera: Camera) -> FrameRecord:
+def _record(folder: Path, name: str, image: Path, pose: NDArray[np.float64], depth_camera: Camera, camera: Camera) -> FrameRecord:
     depth, mask = folder / f"{name}.depth.png", folder / f"{name}.mask.png"
     return FrameRecord(
         name=name,
         source=image,
         read_image=partial(read_image, image),
         camera=camera,
-        world_from_camera=posed_frames.read_pose(folder / f"{name}.pose.txt"),
+        world_from_camera=pose,
         read_depth=partial(posed_frames.read_registered_depth, depth, depth_camera, camera) if depth.exists() else None,
         read_mask=partial(read_foreground, mask, (camera.width, camera.height)) if mask.exists() else None,
     )
