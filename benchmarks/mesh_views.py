@@ -1,8 +1,9 @@
 """Views/s of the mesh renderer, beside the bare ray cast of as many pixels and the plain renderer that onboarding uses.
 
 Every mesh is rendered as it is and divided until it has --triangles. The three are measured in turn, round after round, and the best round of each
-counts, for the processor time (ms of all threads together, which other programs disturb less) too. bare cast: Open3D casts one ray for each pixel and nothing else is done · plain: `perception.rendering.raycast.render`, one view after the
-other, with more rays wherever there is contrast · mesh views: `MeshViews` with its defaults, truth and seeded lights included.
+counts; the last column has the processor time of each (ms per view, all threads together), which other programs disturb less. bare cast: Open3D
+casts one ray for each pixel and nothing else is done · plain: `perception.rendering.raycast.render`, one view after the other, with more rays
+wherever there is contrast · mesh views: `MeshViews` with its defaults, truth and seeded lights included.
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/mesh_views.py --meshes DIR/*/textured.obj --num-threads 2
 """
@@ -41,15 +42,15 @@ def main() -> None:
     cv2.setNumThreads(1)  # threads render views; OpenCV's own would only get in their way
     config = MeshViewsConfig(size_px=arguments.size_px, num_threads=arguments.num_threads, shadows=arguments.shadows)
     shapes = {object_name(path).split("/")[0]: meshes.load(path) for path in arguments.meshes} or {"ball": ball()}
-    print(
-        f"{'mesh':22s}{'triangles':>10s}{'bare cast/s':>13s}{'plain/s':>10s}{'mesh views/s':>14s}{'of bare':>9s}{'of plain':>10s}{'ms bare/plain/views':>24s}"
-    )
+    columns = ("triangles", "bare cast/s", "plain/s", "mesh views/s", "of bare", "of plain")
+    print(f"{'mesh':22s}" + "".join(f"{column:>13s}" for column in columns) + f"{'ms bare/plain/views':>24s}")
     for name, mesh in shapes.items():
         variants = [mesh, divided(mesh, arguments.triangles)] if len(mesh.faces) < arguments.triangles else [mesh]
         for variant in variants:
             (bare, plain, views), busy_ms = measure(variant, config, arguments.rounds)
             busy = " / ".join(f"{value:.1f}" for value in busy_ms)
-            print(f"{name:22s}{len(variant.faces):10d}{bare:13.1f}{plain:10.1f}{views:14.1f}{views / bare:9.2f}{views / plain:10.2f}{busy:>24s}")
+            rates = f"{bare:13.1f}{plain:13.1f}{views:13.1f}{views / bare:13.2f}{views / plain:13.2f}"
+            print(f"{name:22s}{len(variant.faces):13d}{rates}{busy:>24s}")
 
 
 def ball() -> Mesh:
