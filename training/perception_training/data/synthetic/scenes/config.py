@@ -61,7 +61,7 @@ class ScenesConfig(Checked):
     """Weight of open ground with trees and huts."""
     num_parts: Annotated[tuple[int, int], Range(1, 500)] = (16, 60)
     """Primitives to aim for besides what moves."""
-    num_moving: Annotated[tuple[int, int], Range(0, 50)] = (0, 3)
+    num_moving: Annotated[tuple[int, int], Range(0, 50)] = (0, 4)
     """Rigid things that move."""
     num_articulated: Annotated[tuple[int, int], Range(0, 20)] = (0, 2)
     """Things with joints: doors, drawers, arms, pendulums, rotors."""

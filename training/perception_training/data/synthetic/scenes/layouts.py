@@ -63,7 +63,7 @@ def room(rng: np.random.Generator, amounts: Amounts) -> Layout:
     stage = _walls(size, amounts.times_s)
     _articulated_at_walls(rng, stage, amounts)
     for _ in range(amounts.num_moving):
-        _offer(rng, stage, lambda: _mover(rng, stage, (0.2, 0.45), (0.15, 0.6), amounts.duration_s))
+        _offer(rng, stage, lambda: _mover(rng, stage, (0.25, 0.6), (0.15, 0.7), amounts.duration_s))
     limit = _Limit(amounts.num_parts, tries=30)
     while limit.more(stage):
         kind = rng.random()
@@ -93,7 +93,7 @@ def table_top(rng: np.random.Generator, amounts: Amounts) -> Layout:
     for _ in range(amounts.num_articulated):
         _offer(rng, inner, lambda: _small_articulated(rng, inner, amounts))
     for _ in range(amounts.num_moving):
-        _offer(rng, inner, lambda: _mover(rng, inner, (0.07, 0.18), (0.03, 0.16), amounts.duration_s))
+        _offer(rng, inner, lambda: _mover(rng, inner, (0.08, 0.22), (0.03, 0.16), amounts.duration_s))
     limit = _Limit(amounts.num_parts - stage.num_parts, tries=40)
     while limit.more(inner):
         _offer(rng, inner, lambda: [_standing(rng, _floor_point(rng, inner, 0.05), GOODS[int(rng.integers(len(GOODS)))], 0.07, 0.24)], 0.01)
@@ -129,7 +129,7 @@ def outdoors(rng: np.random.Generator, amounts: Amounts) -> Layout:
         _offer(rng, stage, lambda: _outdoor_articulated(rng, standing_point(0.6), amounts.duration_s))
 
     def moving() -> list[Body]:
-        scale, reach = rng.uniform(0.4, 1.2), rng.uniform(0.3, 1.6)
+        scale, reach = rng.uniform(0.6, 1.8), rng.uniform(0.3, 1.6)
         builder = flying if rng.random() < 0.5 else bouncing
         return [builder(rng, standing_point(1.0 if builder is flying else scale / 2), scale, reach, amounts.duration_s)]
 
@@ -284,7 +284,7 @@ def _hills(rng: np.random.Generator) -> Floats:
 
 
 def _targets(stage: Stage) -> Floats:
-    """(N, 3) centres of the bodies; moving ones twice, so that they are looked at more often."""
+    """(N, 3) centres of the bodies; moving ones three times, so that they are looked at more often."""
     points = [
         bounds([body], stage.times_s).mean(0) for body in stage.bodies if not body.is_fixture for _ in range(1 + body.is_dynamic(stage.times_s))
     ]

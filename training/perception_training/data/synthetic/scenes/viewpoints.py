@@ -13,7 +13,7 @@ from perception_training.data.synthetic.scenes.layouts import Layout
 from perception_training.data.synthetic.scenes.motions import Floats, Wave
 
 _CANDIDATES = 24
-_WANTED = 2
+_WANTED = 3
 """Good paths to choose from."""
 _MAX_STEPS = 10
 
@@ -99,7 +99,7 @@ def sees_enough(path: CameraPath, layout: Layout, occupancy: Occupancy, focal: f
     for time in (0, len(occupancy.times_s) - 1):
         pose = path.at(occupancy.times_s[time : time + 1])[0]
         way = _free_way(pose[:3, 3], rays @ pose[:3, :3].T, occupancy, time, 4 * layout.distance_m[1])
-        if np.median(way) < 0.4 * layout.distance_m[0] or (way < 0.3 * layout.distance_m[0]).mean() > 0.2:
+        if np.median(way) < 0.65 * layout.distance_m[0] or (way < 0.4 * layout.distance_m[0]).mean() > 0.2:
             return False
         if layout.is_outdoors and (way >= 3 * layout.distance_m[1]).mean() > 0.45:
             return False
