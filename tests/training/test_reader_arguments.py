@@ -58,7 +58,7 @@ def test_name_path_and_options_of_both_are_read(fake):
 
 
 def test_an_unknown_data_set_lists_the_known_ones(fake):
-    with pytest.raises(ConfigError, match="fake"):
+    with pytest.raises(ConfigError, match=r"known:\n(.|\n)*  fake +Never opened here"):
         read_reader_arguments(Command, ["nothing", "/tmp/copy"], "prog", "What it does.")
 
 
@@ -84,4 +84,5 @@ def test_help_lists_the_data_sets_and_their_options(fake, capsys):
 @pytest.mark.parametrize("name", sorted(READERS))
 def test_no_reader_has_an_option_that_a_command_has(name):
     taken = {"path", "out", "frames", "step", "shard_size", "skip_bad", "num_workers", "max_sequences", "image", "quality", "depth"}
+    taken |= {"frames_per_sequence", "preview", "json_file", "num_problems"}
     assert not taken & {item.name for item in dataclasses.fields(reader_class(name).Options)}

@@ -64,6 +64,10 @@ class FrameSequence(ABC):
     def load(self, frames: SequenceOf[int]) -> Sample:
         """Read these frames (indices into `frame_names`, any order, repeats allowed). Raises InputError that names the file."""
 
+    def source(self, frame: int) -> str:
+        """Where a frame comes from, for messages: its file where it has one."""
+        return f"{self.dataset}/{self.name}/{self.frame_names[frame]}"
+
     def __len__(self) -> int:
         return len(self.frame_names)
 
@@ -100,6 +104,9 @@ class RecordedSequence(FrameSequence):
     @functools.cached_property
     def _tracks(self) -> Tracks | None:
         return None if self.read_tracks is None else self.read_tracks()
+
+    def source(self, frame: int) -> str:
+        return str(self.records[frame].source)
 
     def load(self, frames: SequenceOf[int]) -> Sample:
         wrong = [frame for frame in frames if not 0 <= frame < len(self)]

@@ -58,6 +58,9 @@ class YcbToolboxSequence(FrameSequence):
         poses = [_world_from_camera(_read_meta(stem), stem) for stem in self._stems]
         return None if all(pose is None for pose in poses) else np.stack([UNKNOWN_POSE if pose is None else pose for pose in poses])
 
+    def source(self, frame: int) -> str:
+        return str(self._stems[frame])
+
     def load(self, frames: Sequence[int]) -> Sample:
         wrong = [frame for frame in frames if not 0 <= frame < len(self)]
         if wrong:

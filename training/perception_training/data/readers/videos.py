@@ -54,6 +54,9 @@ class VideoSequence(FrameSequence):
     def _tracks(self) -> Tracks | None:
         return None if self._read_tracks is None else self._read_tracks()
 
+    def source(self, frame: int) -> str:
+        return f"{self.path}, frame {frame}"
+
     def load(self, frames: Sequence[int]) -> Sample:
         wrong = [frame for frame in frames if not 0 <= frame < len(self)]
         if wrong:
