@@ -31,7 +31,7 @@ def contact_sheet(samples: Iterable[Sample], max_frames: int = 6, tile_px: int =
     """Picture (height, width, 3) uint8 RGB of some samples, which may differ in size and in what they hold.
 
     Of each sample up to `max_frames` evenly spaced frames, `tile_px` wide: colour, depth (near red, far blue, unknown black), masks by id,
-    what moves, normals (x red, y green, z blue), objects with bounds, and tracks with the way they came (hollow: hidden). Raises InputError
+    what moves, normals (x red, y green, z blue), objects in sight with their bounds, and tracks with the way they came (hollow: hidden). Raises InputError
     when there are no samples.
     """
     if max_frames < 1 or tile_px < 32:
@@ -169,7 +169,8 @@ def _with_boxes(sample: Sample, frame: int, size: tuple[int, int]) -> Image:
     camera = None if sample.cameras is None else sample.cameras[frame]
     for index, item in enumerate(sample.objects):
         pose = item.camera_from_object[frame]
-        if camera is not None and item.bounds is not None and np.isfinite(pose).all():
+        hidden = sample.masks is not None and item.mask_id > 0 and not (sample.masks[frame] == item.mask_id).any()
+        if camera is not None and item.bounds is not None and np.isfinite(pose).all() and not hidden:
             color: Color = object_color((item.mask_id or index + 1) - 1)
             canvas = draw_box(canvas, pose, item.bounds, camera.resized(size[1], size[0]), color)
     return canvas
