@@ -88,7 +88,7 @@ def rigid_poses(matrices: NDArray, places: Sequence[str], max_error: float = MAX
     with np.errstate(invalid="ignore"):
         error = np.abs(rotations @ np.swapaxes(rotations, 1, 2) - np.eye(3)).max(axis=(1, 2))
         good = (error <= max_error) & (np.linalg.det(rotations) > 0) & (np.abs(matrices[:, 3] - (0, 0, 0, 1)).max(axis=1) < 1e-6)
-    for row in np.flatnonzero(known & ~(good & np.isfinite(matrices).all(axis=(1, 2)))):
+    for row in np.flatnonzero(known & ~(good & np.isfinite(matrices).all(axis=(1, 2)))).tolist():
         check_pose(matrices[row], places[row])
     left, _, right = np.linalg.svd(rotations)
     poses = np.array(matrices, np.float64)

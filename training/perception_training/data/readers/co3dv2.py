@@ -12,7 +12,6 @@ foreground times 255 (more than half is foreground here). The unit of a reconstr
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -28,6 +27,7 @@ from perception.core.types import Camera
 from perception.geometry import se3
 from perception.io.images import read_image
 from perception_training.data.layouts.annotation_files import read_gzipped_json, rigid_poses
+from perception_training.data.layouts.annotation_index import indexed_annotations
 from perception_training.data.layouts.depth_images import read_foreground, read_half_float_depth
 from perception_training.data.layouts.json_entries import entry, numbers, read_object
 from perception_training.data.sequences import UNKNOWN_POSE, Dataset, FrameRecord, RecordedSequence
@@ -84,12 +84,11 @@ class Co3dV2(Dataset):
     def open_sequence(self, name: str) -> RecordedSequence:
         category, _, sequence = name.partition("/")
         path = self.root / category / FRAME_FILE
-        by_sequence = _frames_by_sequence(path)
-        if sequence not in by_sequence:
+        frames = indexed_annotations(path, sequence, _frames_by_sequence)
+        if not frames:
             raise InputError(f"{path}: holds no frames of sequence {sequence}")
-        frames = json.loads(by_sequence[sequence])
         if self.options.subset:
-            numbers_listed = self._listed(category)[sequence]
+            numbers_listed = self._listed(category).get(sequence, set())
             frames = [frame for frame in frames if frame["frame_number"] in numbers_listed]
             if not frames:
                 raise InputError(f"{path}: holds none of the frames of sequence {sequence} that set list {self.options.subset} names")
@@ -134,14 +133,13 @@ def _items(content: Any, path: Path) -> list[Any]:
     return content
 
 
-@lru_cache(maxsize=4)
-def _frames_by_sequence(path: Path) -> dict[str, str]:
-    """JSON of the frames of each sequence. A category's file is parsed once; text takes a tenth of the memory of its parsed objects."""
+def _frames_by_sequence(path: Path) -> dict[str, list[Any]]:
+    """The frames of each sequence of a category."""
     found: dict[str, list[Any]] = defaultdict(list)
     for item in _items(read_gzipped_json(path), path):
         entry(item, "frame_number", str(path), int)
         found[entry(item, "sequence_name", str(path), str)].append(item)
-    return {sequence: json.dumps(frames) for sequence, frames in found.items()}
+    return dict(found)
 
 
 @lru_cache(maxsize=16)
