@@ -31,8 +31,8 @@ def contact_sheet(samples: Iterable[Sample], max_frames: int = 6, tile_px: int =
     """Picture (height, width, 3) uint8 RGB of some samples, which may differ in size and in what they hold.
 
     Of each sample up to `max_frames` evenly spaced frames, `tile_px` wide: colour, depth (near red, far blue, unknown black), masks by id,
-    what moves, normals (x red, y green, z blue), objects in sight with their bounds, and tracks with the way they came (hollow: hidden). Raises InputError
-    when there are no samples.
+    what moves, normals (x red, y green, z blue), objects in sight with their bounds, and tracks with the way they came (hollow: hidden).
+    Raises InputError when there are no samples.
     """
     if max_frames < 1 or tile_px < 32:
         raise InputError(f"contact sheet of {max_frames} frames of {tile_px} px: must be at least 1 frame of 32 px")
