@@ -12,6 +12,7 @@ from torch import Tensor
 from .casting import Hits
 from .intersection import HeightGrids, Vector, height_slopes
 from .scene import Kind, SceneBatch
+from .texture_stack import TextureStack
 from .tiling import CameraRays
 from .unit_frames import half_extents
 
