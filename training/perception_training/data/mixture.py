@@ -115,13 +115,19 @@ class Mixture:
             raise ConfigError(f"mixture of sources {names}: must be at least one, with different names")
         unknown = sorted(set(self.config.cut) - set(names))
         if unknown or (self.config.cut and self.config.order != "union"):
-            raise ConfigError(f"MixtureConfig.cut = {list(self.config.cut)}: must name sources of a union; sources: {names}, order: {self.config.order}")
+            raise ConfigError(
+                f"MixtureConfig.cut = {list(self.config.cut)}: must name sources of a union; sources: {names}, order: {self.config.order}"
+            )
         listed = [_list_items(source, self.config.skip_bad) for source in self.sources]
         self.skipped_at_start = tuple(entry for _, skipped in listed for entry in skipped)
         self.items = self._cut([items for items, _ in listed])
         self._probabilities = np.array([source.weight for source in self.sources]) / sum(source.weight for source in self.sources)
         self._ends = np.cumsum([len(items) for items in self.items])
         self._open: list[OrderedDict[str, FrameSequence]] = [OrderedDict() for _ in self.sources]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open sequences: workers open their own."""
+        return {**self.__dict__, "_open": [OrderedDict() for _ in self.sources]}
 
     @property
     def num_items(self) -> int:
@@ -218,7 +224,9 @@ def _list_items(source: Source, skip_bad: bool) -> tuple[tuple[Item, ...], tuple
         starts = clip_starts(length, source.frames)
         items.extend(Item(name, start, step) for start, step in starts)
         if not starts:
-            skipped.append(Skipped(source.name, f"{source.name}/{name}: {length} frames are too few for a clip of {source.frames.count}", is_bad=False))
+            skipped.append(
+                Skipped(source.name, f"{source.name}/{name}: {length} frames are too few for a clip of {source.frames.count}", is_bad=False)
+            )
     if not items:
         raise InputError(f"source {source.name}: none of its {len(source.dataset)} sequences has a clip; the last: {skipped[-1].reason}")
     return tuple(items), tuple(skipped)

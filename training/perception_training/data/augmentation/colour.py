@@ -85,10 +85,15 @@ def change_colours(images: tuple[Image, ...], config: ColourConfig, random: np.r
 
 def _draw(config: ColourConfig, random: np.random.Generator) -> _Draw:
     happens = {name: random.random() < getattr(config, f"{name}_probability") for name in ("jitter", "clahe", "blur", "noise", "jpeg")}
-    jitter = [strength * happens["jitter"] for strength in (config.brightness, config.contrast, config.saturation, config.hue)]
-    change = [float(random.uniform(-strength, strength)) for strength in jitter]
+
+    def change(strength: float) -> float:
+        return float(random.uniform(-strength, strength)) * happens["jitter"]
+
     return _Draw(
-        *change,
+        brightness=change(config.brightness),
+        contrast=change(config.contrast),
+        saturation=change(config.saturation),
+        hue=change(config.hue),
         clahe_limit=float(random.uniform(1.0, config.clahe_limit)) * happens["clahe"],
         blur_px=float(random.uniform(0.1, config.blur_px)) * happens["blur"],
         noise_levels=float(random.uniform(0.0, config.noise_levels)) * happens["noise"],

@@ -93,7 +93,7 @@ def _warp_tracks(tracks: Tracks | None, maps: list[NDArray[np.float64]], sizes: 
         inside = ((points >= -0.5) & (points < np.array(sizes)[:, None] - 0.5)).all(-1)
     world = tracks.points_world
     if world is not None and is_mirrored:
-        world = world * np.float32([-1, 1, 1])
+        world = world * np.array([-1, 1, 1], np.float32)
     return replace(tracks, points_px=points.astype(np.float32), visible=tracks.visible & inside, points_world=world)
 
 

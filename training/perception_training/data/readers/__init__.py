@@ -26,6 +26,7 @@ READERS: dict[str, str] = {
     "scannet": "scannet:ScanNet",
     "scenes": "scenes:ProceduralScenes",
     "seven_scenes": "seven_scenes:SevenScenes",
+    "shards": "shards:Shards",
     "spair71k": "spair71k:Spair71k",
     "tapvid_davis": "tapvid_davis:TapVidDavis",
     "tum_rgbd": "tum_rgbd:TumRgbd",
