@@ -46,6 +46,9 @@ PHOTOGRAPHS = (
 _MEAN_RANGE = (78.0, 178.0)
 """Mean value of a picture after toning: black or white surfaces would carry no light or no contrast."""
 
+_DARKEST = 40
+"""Darkest value after toning, a reflectance of 2 %: photographs have deep shadows, surfaces do not."""
+
 
 @functools.cache
 def photographs(folder: str | None = None) -> tuple[NDArray[np.uint8], ...]:
@@ -102,7 +105,8 @@ def toned(rng: np.random.Generator, picture: NDArray[np.uint8]) -> NDArray[np.ui
     means = picture[::8, ::8].reshape(-1, 3).mean(0)
     curves = ((values**gamma)[:, None] * balance * 255 - 128) * contrast + 128
     mean = curves[means.astype(int), np.arange(3)].mean()
-    table = np.clip(curves + np.clip(mean, *_MEAN_RANGE) - mean, 0, 255).astype(np.uint8)[None]
+    table = np.clip(curves + np.clip(mean, *_MEAN_RANGE) - mean, 0, 255)
+    table = (_DARKEST + table * (255 - _DARKEST) / 255).astype(np.uint8)[None]
     return np.asarray(cv2.LUT(picture, table), np.uint8)
 
 
