@@ -32,9 +32,11 @@ def test_an_instance_gives_the_frames_of_the_scene(tmp_path):
     np.testing.assert_array_equal(sample.tracks.visible, radial_scene().visible)
 
 
-def test_masks_are_brought_to_the_size_of_the_images_and_zero_where_absent(tmp_path):
+def test_masks_are_brought_to_the_size_of_the_images_and_not_known_where_absent(tmp_path):
     write_mvimgnet(tmp_path, radial_scene())
-    masks = open_dataset("mvimgnet", tmp_path)[0].load(ALL).masks
+    sample = open_dataset("mvimgnet", tmp_path)[0].load(ALL)
+    masks = sample.masks
+    np.testing.assert_array_equal(sample.mask_known, [True, True, True, False])
     for frame in ALL[:-1]:
         assert (masks[frame] == (radial_scene().masks[frame] > 0)).mean() > 0.97
         assert set(np.unique(masks[frame])) == {0, 1}
