@@ -75,9 +75,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     base = ScenesConfig(height=arguments.size, width=arguments.size, num_frames=arguments.frames)
-    print(
-        f"{arguments.frames} frames of {arguments.size}x{arguments.size}, {arguments.batch} clip(s) in a call, torch {torch.__version__} on {device}\n"
-    )
+    size, batch = arguments.size, arguments.batch
+    print(f"{arguments.frames} frames of {size}x{size}, {batch} clip(s) in a call, torch {torch.__version__} on {device}\n")
     print("| scene | work | ms per clip | clips/s |\n|---|---|---|---|")
     for name, (room, table_top, outdoors) in LAYOUTS.items():
         config = replace(base, room_weight=room, table_top_weight=table_top, outdoors_weight=outdoors)

@@ -15,7 +15,7 @@ from torch import Tensor
 from .intersection import HeightGrids, Vector, intersect
 from .scene import Kind, SceneBatch
 from .tiling import CameraRays, RaysTo
-from .unit_frames import primitives_of_kind
+from .unit_frames import are_of_kind, primitives_of_kind
 
 SOLID_KINDS = tuple(kind for kind in Kind if kind != Kind.NONE)
 
@@ -40,8 +40,8 @@ class Bundle:
     near: float
     far: float
     """Only hits strictly between count."""
-    counts: Tensor
-    """(B, P) bool on the CPU: primitives that can be hit."""
+    shadows: bool
+    """Only primitives that cast shadows can be hit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +58,11 @@ def first_hits(scene: SceneBatch, bundle: Bundle, candidates: Tensor | None) -> 
     t = torch.full(shape, bundle.far, dtype=bundle.unit_from_ray.dtype, device=scene.device)
     primitive = torch.full_like(t, -1)  # as floating point: selecting then is arithmetic on one type
     for kind in SOLID_KINDS:
-        members = primitives_of_kind(scene, kind, bundle.counts)
+        members = primitives_of_kind(scene, kind, bundle.shadows)
         if members is None:
             continue
         if candidates is None:
-            _hit_all(scene, bundle, kind, members.to(scene.device, non_blocking=True), t, primitive)
+            _hit_all(scene, bundle, kind, members, t, primitive)
         else:
             _hit_candidates(scene, bundle, kind, candidates, t, primitive)
     return Hits(t, primitive.long())
@@ -75,7 +75,7 @@ def _origin_of(matrix: Tensor) -> Vector:
 def _aside(like: Tensor) -> Tensor:
     """(4, 4) transform of padding: its rays stand still beside every shape."""
     aside = torch.zeros(4, 4, dtype=like.dtype, device=like.device)
-    aside[:3, 3] = 2
+    aside[:3, 3].fill_(2)
     return aside
 
 
@@ -101,7 +101,7 @@ def _hit_all(scene: SceneBatch, bundle: Bundle, kind: Kind, members: Tensor, t: 
 def _hit_candidates(scene: SceneBatch, bundle: Bundle, kind: Kind, candidates: Tensor, t: Tensor, primitive: Tensor) -> None:
     """Improve t and primitive by the candidates of `kind`."""
     clip = bundle.frame // scene.num_frames
-    of_kind = candidates & ((scene.kind == kind) & bundle.counts)[clip]
+    of_kind = candidates & are_of_kind(scene, kind, bundle.shadows)[clip]
     for rows, member in _rounds(of_kind, max(1, _PAIRS_TOGETHER_CPU // t.shape[1])):
         matrix = bundle.unit_from_ray[bundle.origin[rows], member]
         field = scene.height_index[clip[rows], member][:, None]

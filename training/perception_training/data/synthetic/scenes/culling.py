@@ -17,7 +17,7 @@ _SLACK_M = 1e-3
 def _extents(scene: SceneBatch) -> Tensor:
     """(B, 1, P, 3) float64 half extents that hold each primitive, finite."""
     size = scene.size.double().clamp(max=4 * MAX_DEPTH_M) + _SLACK_M
-    flat = (scene.kind == Kind.PLANE).to(scene.device)
+    flat = scene.kind_there == Kind.PLANE
     size[..., 2] = torch.where(flat, _SLACK_M, size[..., 2])
     return size[:, None]
 

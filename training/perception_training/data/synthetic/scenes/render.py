@@ -106,8 +106,7 @@ def _render(scene: SceneBatch, images: bool, truth: bool, culled: bool) -> Rende
 def seen(scene: SceneBatch, rays: CameraRays, frame: Tensor, culled: bool) -> Hits:
     """The first hits of rays from the cameras; t is the depth."""
     unit_from_camera = unit_from_world(scene) @ scene.world_from_camera.flatten(0, 1)[:, None]
-    every = torch.ones_like(scene.casts_shadow)
-    bundle = Bundle(rays, frame, unit_from_camera.float(), frame, NEAR_M, MAX_DEPTH_M, every)
+    bundle = Bundle(rays, frame, unit_from_camera.float(), frame, NEAR_M, MAX_DEPTH_M, shadows=False)
     return first_hits(scene, bundle, seen_from_camera(scene, rays) if culled else None)
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -137,6 +138,16 @@ class SceneBatch:
     @property
     def device(self) -> torch.device:
         return self.size.device
+
+    @cached_property
+    def kind_there(self) -> Tensor:
+        """`kind` on the device: copied once, because each copy makes the host wait for a GPU."""
+        return self.kind.to(self.device)
+
+    @cached_property
+    def casts_shadow_there(self) -> Tensor:
+        """`casts_shadow` on the device."""
+        return self.casts_shadow.to(self.device)
 
     def to(self, device: torch.device | str) -> SceneBatch:
         moved = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in (*ON_HOST, "image_size")}

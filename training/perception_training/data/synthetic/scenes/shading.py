@@ -36,7 +36,7 @@ def lit_by(scene: SceneBatch, surface: Surface, hit: Tensor, frame: Tensor, cull
         origin=(light * num_frames + frame).flatten(),
         near=_SHADOW_NEAR,
         far=_SHADOW_FAR,
-        counts=scene.casts_shadow,
+        shadows=True,
     )
     candidates = None
     if culled:

@@ -73,7 +73,7 @@ class PrimitiveTable:
         values = torch.cat(
             [transform[..., :3, :3].flatten(2), transform[..., :3, 3], torch.cat(per_clip, 2).repeat_interleave(scene.num_frames, 0)], 2
         )
-        labels = torch.stack([scene.kind.to(scene.device), scene.texture, scene.height_index], 2).repeat_interleave(scene.num_frames, 0)
+        labels = torch.stack([scene.kind_there, scene.texture, scene.height_index], 2).repeat_interleave(scene.num_frames, 0)
         kinds = tuple(kind for kind in Kind if bool((scene.kind == kind).any()))
         return cls(values.flatten(0, 1).T.contiguous(), labels.flatten(0, 1).T.int().contiguous(), kinds)
 

@@ -77,7 +77,7 @@ def _from_cameras(scene: SceneBatch, into_unit: Tensor, offset: Tensor, frame: T
     centre = scene.world_from_camera.flatten(0, 1)[:, None, :, 3:]
     around_camera[..., 3] = (into_unit @ centre)[..., 0]
     x, y, z = offset.unbind(-1)
-    bundle = Bundle(RaysTo((x, y, z)), frame, around_camera, frame, NEAR_M, MAX_DEPTH_M, torch.ones_like(scene.casts_shadow))
+    bundle = Bundle(RaysTo((x, y, z)), frame, around_camera, frame, NEAR_M, MAX_DEPTH_M, shadows=False)
     return first_hits(scene, bundle, None)
 
 
