@@ -193,9 +193,7 @@ def _needed_poses(sequence: FrameSequence, config: FrameSamplingConfig) -> NDArr
     return poses
 
 
-def _choose_clip(
-    sequence: FrameSequence, poses: NDArray[np.float64] | None, config: FrameSamplingConfig, random: np.random.Generator
-) -> list[int]:
+def _choose_clip(sequence: FrameSequence, poses: NDArray[np.float64] | None, config: FrameSamplingConfig, random: np.random.Generator) -> list[int]:
     """Draw a step among those that fit, then a start among those whose frames overlap."""
     count, length = config.count, len(sequence)
     fitting = [step for step in config.allowed_steps if (count - 1) * step < length]

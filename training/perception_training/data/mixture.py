@@ -170,14 +170,12 @@ class Mixture:
         entry = self.sources[source]
         sequence = self._sequence(source, item.sequence)
         for _ in range(_MAX_ATTEMPTS):
-            if item.start >= 0:
-                frames = clip_frames(item.start, item.step, entry.frames, random)
-            else:
-                frames = choose_frames(sequence, entry.frames, random)
+            is_clip = item.start >= 0
+            frames = clip_frames(item.start, item.step, entry.frames, random) if is_clip else choose_frames(sequence, entry.frames, random)
             sample = sequence.load(frames)
             if is_covisible(sample, entry.frames):
                 return augment(_fewer_tracks(sample, self.config.max_tracks, random), entry.augmentation, random)
-            if item.start >= 0:
+            if is_clip:
                 break
         share = entry.frames.min_covisibility
         raise TooFewFrames(f"{sequence.dataset}/{sequence.name}: no frames found that see {share:g} of the first one's surface")

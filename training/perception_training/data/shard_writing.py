@@ -244,7 +244,9 @@ def _encoded(dataset: Dataset, names: tuple[str, ...], config: ShardConfig, num_
             while waiting:
                 yield waiting.popleft().result()
         except BrokenProcessPool as error:
-            raise InputError(f"{dataset.name} {dataset.root}: a worker process ended by itself, as it does without memory; use fewer workers") from error
+            raise InputError(
+                f"{dataset.name} {dataset.root}: a worker process ended by itself, as it does without memory; use fewer workers"
+            ) from error
         finally:
             for future in waiting:
                 future.cancel()

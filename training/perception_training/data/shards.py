@@ -91,9 +91,7 @@ def _encode(name: str, blocks: Iterator[Sample], sources: list[Path] | None, con
     return EncodedClip(name, description, members)
 
 
-def _encode_frame(
-    sample: Sample, row: int, prefix: str, source: Path | None, members: dict[str, bytes], config: CodingConfig
-) -> dict[str, Any]:
+def _encode_frame(sample: Sample, row: int, prefix: str, source: Path | None, members: dict[str, bytes], config: CodingConfig) -> dict[str, Any]:
     """Add the members of one frame; returns its description."""
     camera = sample.cameras[row] if sample.cameras is not None else None
     suffix, data = coding.encode_image(sample.images[row], source, config)

@@ -34,7 +34,9 @@ class ShardSequence(FrameSequence):
                 end += HEADER_BYTES + padded(length)
             self.dataset, self.name = self._description["dataset"], self._description["sequence"]
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: no description of a clip at byte {offset} ({error}); the shard and its index do not belong together") from error
+            raise InputError(
+                f"{path}: no description of a clip at byte {offset} ({error}); the shard and its index do not belong together"
+            ) from error
 
     @property
     def frame_names(self) -> tuple[str, ...]:
