@@ -77,7 +77,7 @@ def main() -> None:
     base = ScenesConfig(height=arguments.size, width=arguments.size, num_frames=arguments.frames)
     size, batch = arguments.size, arguments.batch
     print(f"{arguments.frames} frames of {size}x{size}, {batch} clip(s) in a call, torch {torch.__version__} on {device}\n")
-    print("| scene | work | ms per clip | clips/s |\n|---|---|---|---|")
+    print("| scene | work | ms per clip | clips/s | ms of all cores |\n|---|---|---|---|---|")
     for name, (room, table_top, outdoors) in LAYOUTS.items():
         config = replace(base, room_weight=room, table_top_weight=table_top, outdoors_weight=outdoors)
         seeds = list(range(arguments.clips // arguments.batch * arguments.batch))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from perception_training.data.synthetic.scenes import intersection
 from perception_training.data.synthetic.scenes.intersection import HeightGrids, height_at, height_slopes, intersect
 from perception_training.data.synthetic.scenes.scene import Kind
 
@@ -135,3 +136,13 @@ def test_a_hit_of_a_height_field_lies_on_its_bilinear_surface_with_none_before(d
             passed[within & was_within & (above != before)] = 1
         before, was_within = above, within
     assert passed.mean() < 0.01, "only grazing rays may pass through a bump within one step"
+
+
+def test_height_fields_are_met_alike_with_and_without_choosing_rays(monkeypatch):
+    grids = hills()
+    origin, along = rays(2000, 4.0, torch.float32, seed=7)
+    chosen = intersect(Kind.HEIGHT_FIELD, origin, along, 1e-3, grids)
+    monkeypatch.setattr(intersection, "cross_some", intersection.cross_all)
+    every = intersect(Kind.HEIGHT_FIELD, origin, along, 1e-3, grids)
+    assert torch.equal(chosen < MISS, every < MISS)
+    torch.testing.assert_close(chosen, every, atol=1e-6, rtol=1e-6)

@@ -154,17 +154,26 @@ def _height_field(origin: Vector, direction: Vector, near: float, grids: HeightG
     crosses = leave > enter
     shape = crosses.shape
     rays = [part.expand(shape).flatten() for part in (*origin, *direction, enter, leave, grids.field)]
-    if crosses.device.type != "cpu":  # everything for all rays: asking which need it would wait for the answer
-        changes, bracket = _march(rays, grids.heights)
-        return torch.where(crosses & changes.view(shape), _refined(rays, grids.heights, bracket).view(shape), _FAR)
-    chosen = crosses.flatten().nonzero()[:, 0]
+    meet = cross_some if crosses.device.type == "cpu" else cross_all
+    return meet(rays, grids.heights, crosses.flatten()).view(shape)
+
+
+def cross_all(rays: list[Tensor], heights: Tensor, crosses: Tensor) -> Tensor:
+    """For a GPU, which would have to wait for the answer which rays need it: everything for all rays. Arguments as for `_march`, crosses (N,)."""
+    changes, bracket = _march(rays, heights)
+    return torch.where(crosses & changes, _refined(rays, heights, bracket), _FAR)
+
+
+def cross_some(rays: list[Tensor], heights: Tensor, crosses: Tensor) -> Tensor:
+    """The same for a CPU: only rays that meet the box are marched, in pieces that stay in cache, and only those that change side are refined."""
+    chosen = crosses.nonzero()[:, 0]
     rays = [part.index_select(0, chosen) for part in rays]
-    together = _SAMPLES_TOGETHER // (sum(grids.heights.shape[1:]) + 1)
-    marched = [_march(list(piece), grids.heights) for piece in zip(*(part.split(together) for part in rays), strict=True)]
+    together = max(1, _SAMPLES_TOGETHER // (sum(heights.shape[1:]) + 1))
+    marched = [_march(list(piece), heights) for piece in zip(*(part.split(together) for part in rays), strict=True)]
     kept = torch.cat([changes for changes, _ in marched]).nonzero()[:, 0]
     bracket = [torch.cat(ends).index_select(0, kept) for ends in zip(*(ends for _, ends in marched), strict=True)]
-    refined = _refined([part.index_select(0, kept) for part in rays], grids.heights, bracket)
-    return torch.full((crosses.numel(),), _FAR, dtype=enter.dtype).index_copy_(0, chosen.index_select(0, kept), refined).view(shape)
+    refined = _refined([part.index_select(0, kept) for part in rays], heights, bracket)
+    return torch.full(crosses.shape, _FAR, dtype=refined.dtype).index_copy_(0, chosen.index_select(0, kept), refined)
 
 
 def _march(rays: list[Tensor], heights: Tensor) -> tuple[Tensor, list[Tensor]]:
