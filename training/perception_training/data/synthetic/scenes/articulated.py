@@ -133,7 +133,7 @@ def rotor(rng: np.random.Generator, base: Floats, height_m: float, duration_s: f
     """A mast with blades that turn about a horizontal axis towards -y."""
     mast = block((0.04 * height_m, 0.04 * height_m, height_m / 2), (0, 0, height_m / 2), 0, Kind.CYLINDER)
     bodies = [still("mast", [mast], base)]
-    joint = placed((0, -0.09 * height_m, height_m)) @ Z_TO_MINUS_Y
+    joint = placed((0, -0.065 * height_m, height_m)) @ Z_TO_MINUS_Y
     spin = Wave(mean=float(rng.uniform(0, 6)), slope=float(rng.uniform(0.4, 2.0) * rng.choice([-1, 1])) / duration_s)
     count, blade = int(rng.integers(2, 5)), height_m * rng.uniform(0.25, 0.45)
     parts = [block((0.05 * height_m, 0.05 * height_m, 0.05 * height_m), (0, 0, 0), 1, Kind.ELLIPSOID)]

@@ -43,8 +43,9 @@ def scenes_of(
     plans: Sequence[ClipPlan], times_s: NDArray[np.float64], device: torch.device | str, shift_px: NDArray[np.float64] | None = None
 ) -> SceneBatch:
     """Clips at times_s (clips, T) with exposure 1. shift_px (clips, T, 2): see `ClipPlan.scene`."""
+    exact = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0", so that a set of textures is kept once
     scenes = [
-        plan.scene(times, None if shift_px is None else shift_px[index], str(device))
+        plan.scene(times, None if shift_px is None else shift_px[index], str(exact))
         for index, (plan, times) in enumerate(zip(plans, times_s, strict=True))
     ]
     return (concatenate(scenes) if len(scenes) > 1 else scenes[0]).to(device)

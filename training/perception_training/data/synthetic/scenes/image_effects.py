@@ -61,7 +61,7 @@ def draw_effects(config: ScenesConfig, seed: int) -> ClipEffects:
         contrast=float(1 + rng.uniform(-1, 1) * effects.max_gain),
         gamma=float(np.exp(rng.uniform(-1, 1) * effects.max_gamma)),
         saturation=float(1 + rng.uniform(-1, 1) * effects.max_saturation),
-        noise=float(rng.uniform(0, effects.max_noise)),
+        noise=float(rng.random() ** 2 * effects.max_noise),  # most cameras are clean
         jpeg_quality=quality if rng.random() < effects.share_jpeg else 0,
     )
 

@@ -46,8 +46,8 @@ PHOTOGRAPHS = (
 _MEAN_RANGE = (78.0, 178.0)
 """Mean value of a picture after toning: black or white surfaces would carry no light or no contrast."""
 
-_DARKEST = 40
-"""Darkest value after toning, a reflectance of 2 %: photographs have deep shadows, surfaces do not."""
+_DARKEST = 30
+"""Darkest value after toning, a reflectance of 1 %: photographs have deep shadows, surfaces do not."""
 
 
 @functools.cache
@@ -101,7 +101,7 @@ def toned(rng: np.random.Generator, picture: NDArray[np.uint8]) -> NDArray[np.ui
     balance = rng.uniform(0.75, 1.2, 3) if rng.random() < 0.7 else np.ones(3)
     gamma, contrast = np.exp(rng.uniform(-0.3, 0.3)), rng.uniform(0.75, 1.15)
     order = rng.permutation(3) if rng.random() < 0.2 else np.arange(3)
-    picture = cv2.transform(picture[..., order], _saturation(rng.uniform(0.1, 0.9))).astype(np.uint8, copy=False)
+    picture = cv2.transform(picture[..., order], _saturation(rng.uniform(0.25, 1.0))).astype(np.uint8, copy=False)
     means = picture[::8, ::8].reshape(-1, 3).mean(0)
     curves = ((values**gamma)[:, None] * balance * 255 - 128) * contrast + 128
     mean = curves[means.astype(int), np.arange(3)].mean()
