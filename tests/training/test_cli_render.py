@@ -4,13 +4,19 @@ import numpy as np
 import pytest
 from tests.support.textured_plane import random_texture
 
+from perception.core.errors import InputError
 from perception.io import images, meshes
 from perception.rendering import primitives
 from perception_training.cli.main import main
 from perception_training.data.layouts.objaverse_renders import view_files
 from perception_training.data.readers import open_dataset
+from perception_training.data.synthetic import scene_shards
 from perception_training.data.synthetic.mesh_views import MeshViews, MeshViewsConfig
 from perception_training.data.synthetic.mesh_views.writing import write_mesh_views
+from perception_training.data.synthetic.scene_shards import write_scenes
+from perception_training.data.synthetic.scenes.clips import render_clips
+from perception_training.data.synthetic.scenes.config import ScenesConfig
+from perception_training.data.synthetic.scenes.samples import render_clip
 
 SMALL = ("--views.size-px", "64", "--views.num-views", "12")
 CONFIG = MeshViewsConfig(size_px=64, num_views=12)
@@ -124,3 +130,58 @@ def test_nothing_to_do_is_an_error(capsys):
     assert "--out DIR" in capsys.readouterr().err
     assert main(["render", "/nowhere.obj", "--preview"]) == 2
     assert "/nowhere.obj: no such file" in capsys.readouterr().err
+
+
+TINY = ("--scenes.width", "48", "--scenes.height", "32", "--scenes.num-frames", "3", "--scenes.samples-per-pixel", "1", "--scenes.num-tracks", "8")
+
+
+def test_scenes_are_written_into_shards_that_the_reader_reads(tmp_path, capsys):
+    assert main(["render", "--out", str(tmp_path / "clips"), "--num-clips", "2", "--seed", "5", "--device", "cpu", "--preview", *TINY]) == 0
+    printed = capsys.readouterr().out
+    assert "2 clips in 1 shards" in printed
+    assert images.read_image(tmp_path / "clips" / "preview.png").std() > 10
+    dataset = open_dataset("shards", tmp_path / "clips")
+    assert len(dataset) == 2
+    config = ScenesConfig(width=48, height=32, num_frames=3, samples_per_pixel=1, num_tracks=8)
+    for index in range(2):
+        read, direct = dataset[index].load(range(3)), render_clip(config, 5 + index)
+        assert read.depth_m is not None
+        assert direct.depth_m is not None
+        for frame in range(3):
+            np.testing.assert_array_equal(read.images[frame], direct.images[frame])
+            np.testing.assert_array_equal(read.depth_m[frame], direct.depth_m[frame])
+        assert read.tracks is not None
+        assert direct.tracks is not None
+        np.testing.assert_array_equal(read.tracks.points_px, direct.tracks.points_px)
+
+
+def test_interrupted_scenes_go_on_after_the_last_shard_without_rendering_it_again(tmp_path, monkeypatch):
+    config = ScenesConfig(width=48, height=32, num_frames=2, samples_per_pixel=1, num_tracks=4)
+    rendered = []
+
+    def recorded(config, seeds, device):
+        rendered.extend(seeds)
+        return render_clips(config, seeds, device)
+
+    monkeypatch.setattr(scene_shards, "render_clips", recorded)
+
+    def stop(done, _total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_scenes(tmp_path, config, range(7, 10), progress=stop, shard_size_mb=0.001)
+    rendered.clear()
+    summary = write_scenes(tmp_path, config, range(7, 10), shard_size_mb=0.001)
+    assert rendered == [8, 9]
+    assert (summary.num_clips, summary.num_shards) == (3, 3)
+    assert open_dataset("shards", tmp_path).sequence_names == ("00000007", "00000008", "00000009")
+    with pytest.raises(InputError, match="shards of another job"):
+        write_scenes(tmp_path, config, range(8, 11))
+
+
+def test_preview_alone_shows_scenes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["render", "--preview", "--num-clips", "1", *TINY]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["preview.png"]
+    assert images.read_image(tmp_path / "preview.png").std() > 10

@@ -1,15 +1,17 @@
-"""Render training data with exact ground truth: views of meshes (folder for the reader `objaverse`), or procedural scenes when no mesh is given."""
+"""Render training data with exact ground truth: views of meshes (for the reader `objaverse`), or without one procedural scenes (for `shards`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
+import torch
 import tyro
 
 from perception.cli.progress import Steps
+from perception.core.config import Range
 from perception.core.errors import ConfigError
 from perception.io.images import write_image
 from perception_training.data.contact_sheet import contact_sheet
@@ -19,9 +21,12 @@ from perception_training.data.sequences import FrameSequence
 from perception_training.data.synthetic.mesh_views import MeshViews, MeshViewsConfig
 from perception_training.data.synthetic.mesh_views.views import find_meshes
 from perception_training.data.synthetic.mesh_views.writing import RenderReport, write_mesh_views
+from perception_training.data.synthetic.scene_shards import write_scenes
+from perception_training.data.synthetic.scenes.config import ScenesConfig
+from perception_training.data.synthetic.scenes.samples import render_clip
 
 PREVIEW_FILE = "preview.png"
-_PREVIEW_OBJECTS, _PREVIEW_VIEWS = 4, 6
+_PREVIEW_OBJECTS, _PREVIEW_VIEWS, _PREVIEW_CLIPS = 4, 6, 3
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,12 @@ class Arguments:
     """Of lights, backgrounds and scenes."""
     skip_bad: bool = False
     """Go on after a mesh that cannot be rendered, and count it."""
+    num_clips: Annotated[int, Range(1)] = 100
+    """Clips of procedural scenes."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where procedural scenes are rendered; auto: on a GPU where there is one."""
     views: MeshViewsConfig = field(default_factory=MeshViewsConfig)
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
 
 
 def run(arguments: Arguments) -> int:
@@ -46,7 +56,7 @@ def run(arguments: Arguments) -> int:
     if arguments.out is None and not arguments.preview:
         raise ConfigError("render: neither --out DIR nor --preview is given; must be at least one of them")
     steps = Steps()
-    samples = render_meshes(arguments, steps)
+    samples = render_meshes(arguments, steps) if arguments.meshes else render_scenes(arguments, steps)
     if arguments.preview:
         path = (arguments.out or Path()) / PREVIEW_FILE
         write_image(path, contact_sheet(samples, _PREVIEW_VIEWS))
@@ -72,6 +82,28 @@ def render_meshes(arguments: Arguments, steps: Steps) -> list[Sample]:
     dataset = open_dataset("objaverse", arguments.out)
     names = [name for name in (*report.rendered, *report.complete) if name in dataset.sequence_names][:_PREVIEW_OBJECTS]
     return [_some_views(dataset.open_sequence(name)) for name in names]
+
+
+def render_scenes(arguments: Arguments, steps: Steps) -> list[Sample]:
+    """As `render_meshes`, for clips of the seeds --seed and following."""
+    if arguments.out is None:
+        seeds = range(arguments.seed, arguments.seed + min(arguments.num_clips, _PREVIEW_CLIPS))
+        samples: list[Sample] = []
+        with steps.step(f"render {len(seeds)} clips of procedural scenes") as step:
+            for seed in seeds:
+                samples.append(render_clip(arguments.scenes, seed))
+                step.progress(len(samples), len(seeds))
+            step.result = f"{sum(map(len, samples))} frames"
+        return samples
+    seeds = range(arguments.seed, arguments.seed + arguments.num_clips)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if arguments.device == "auto" else arguments.device
+    with steps.step(f"render {len(seeds)} clips of procedural scenes ({device})") as step:
+        summary = write_scenes(arguments.out, arguments.scenes, seeds, device=device, progress=step.progress)
+        step.result = f"{summary.num_clips} clips in {summary.num_shards} shards in {arguments.out}, {summary.num_bytes / 1e6:.1f} MB"
+    if not arguments.preview:
+        return []
+    dataset = open_dataset("shards", arguments.out)
+    return [_some_views(dataset[index]) for index in range(min(len(dataset), _PREVIEW_CLIPS))]
 
 
 def _some_views(sequence: FrameSequence) -> Sample:
