@@ -21,7 +21,7 @@ class _ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         x = _normalised_relu(self.conv1(x))
-        return functional.relu(shortcut + _normalised_relu(self.conv2(x)))
+        return functional.relu(shortcut + _normalised_relu(self.conv2(x)), inplace=True)
 
 
 class Encoder(nn.Module):
@@ -54,7 +54,7 @@ def _stage(num_in: int, num_out: int, stride: int) -> nn.Sequential:
 
 
 def _normalised_relu(x: Tensor) -> Tensor:
-    return functional.relu(functional.instance_norm(x))
+    return functional.relu(functional.instance_norm(x), inplace=True)
 
 
 def feature_pyramid(features: Tensor, num_levels: int) -> list[Tensor]:
