@@ -42,8 +42,7 @@ class VideoFrames:
         capture = self._opened()
         self.width, self.height = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
         self.rate_hz = _rate_hz(capture)
-        status = self.path.stat()
-        self._times_s = _frame_times(self.path, (status.st_size, status.st_mtime_ns))
+        self._times_s = _frame_times(self.path, _version(self.path))
         if not len(self._times_s):
             raise InputError(f"video {self.path}: not one frame can be decoded: truncated, or an unknown codec")
 
@@ -135,7 +134,7 @@ def _open(path: Path) -> cv2.VideoCapture:
 
 
 @functools.lru_cache(maxsize=_MAX_TIME_TABLES)
-def _frame_times(path: Path, _version: tuple[int, int]) -> NDArray[np.float64]:
+def _frame_times(path: Path, _version_of_path: tuple[int, int]) -> NDArray[np.float64]:
     """(num_frames,) times as the decoder gives them; NaN where there are no usable ones, and frames are reached by counting."""
     capture = _open(path)
     num = num_constant_rate_frames(path) if path.suffix.lower() in _MP4_SUFFIXES else None
@@ -158,11 +157,20 @@ def _time_s(capture: cv2.VideoCapture) -> float:
 
 def video_frames(path: Path) -> VideoFrames:
     """The video, kept open for the next call: a few of each process at a time, since a decoder holds memory and threads."""
-    return _open_video(path, os.getpid())
+    return _open_video(path, _version(path), os.getpid())
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """Changes when the file is written anew; zeros for one that is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=_MAX_OPEN_VIDEOS)
-def _open_video(path: Path, _process: int) -> VideoFrames:
+def _open_video(path: Path, _version_of_path: tuple[int, int], _process: int) -> VideoFrames:
     # By process, because a decoder that was opened before a fork shares its place in the file with the parent.
     return VideoFrames(path)
 

@@ -31,27 +31,31 @@ class ImageEntry:
 
 
 def open_bag(path: Path) -> BagReader:
-    """The bag, kept open for the next call: a few of each process at a time."""
-    return _open_bag(path, os.getpid())
+    """The bag, kept open for the next call: a few of each process at a time. Raises InputError that names it when it is damaged."""
+    return _open_bag(path, _version(path), os.getpid())
 
 
 @functools.lru_cache(maxsize=_MAX_OPEN_BAGS)
-def _open_bag(path: Path, _process: int) -> BagReader:
+def _open_bag(path: Path, _version_of_path: int, _process: int) -> BagReader:
     # By process, because files that were opened before a fork share their place with the parent.
     return BagReader(path)
 
 
+def _version(path: Path) -> int:
+    """Changes when the bag is written anew; 0 for one that is not there."""
+    try:
+        return max(file.stat().st_mtime_ns for file in (path, *(path.iterdir() if path.is_dir() else ())))
+    except OSError:
+        return 0
+
+
 def list_images(path: Path, topic: str) -> tuple[ImageEntry, ...]:
     """All images of a topic in the order of recording. Raises InputError that names the bag when it is damaged."""
-    try:
-        version = max(file.stat().st_mtime_ns for file in (path, *(path.iterdir() if path.is_dir() else ())))
-    except OSError as error:
-        raise InputError(f"bag {path}: cannot be read ({error.strerror or error})") from error
-    return _list_images(path, topic, version)
+    return _list_images(path, topic, _version(path))
 
 
 @functools.lru_cache(maxsize=_MAX_INDICES)
-def _list_images(path: Path, topic: str, _version: int) -> tuple[ImageEntry, ...]:
+def _list_images(path: Path, topic: str, _version_of_path: int) -> tuple[ImageEntry, ...]:
     repeats: Counter[int] = Counter()
     entries = []
     for raw in open_bag(path).raw_messages([topic]):

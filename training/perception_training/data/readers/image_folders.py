@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from perception.core.config import Checked, Range
+from perception.core.errors import unknown_name
 from perception.io.images import IMAGE_SUFFIXES, list_images, read_image
 from perception_training.data.layouts.video_tracks import tracks_beside
 from perception_training.data.sequences import Dataset, FrameRecord, RecordedSequence
@@ -44,6 +45,8 @@ class ImageFolders(Dataset):
         return tuple(sorted(self._folders))
 
     def open_sequence(self, name: str) -> RecordedSequence:
+        if name not in self._folders:
+            raise unknown_name(f"{self.name} {self.root}: sequence", name, self._folders)
         folder = self._folders[name]
         paths = list_images(folder)
         rate_hz = self.options.rate_hz

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception.core.config import Checked, Range
-from perception.core.errors import InputError
+from perception.core.errors import InputError, unknown_name
 from perception.core.types import Camera
 from perception.io.bags import MAX_DEPTH_DELAY_NS, BagReader
 from perception_training.data.layouts.bag_images import (
@@ -71,6 +71,8 @@ class Rosbags(Dataset):
         return [topic.name for topic in describe_topics(bag) if not topic.is_depth]
 
     def open_sequence(self, name: str) -> RecordedSequence:
+        if name not in self._places:
+            raise unknown_name(f"{self.name} {self.root}: sequence", name, self._places)
         path, topic = self._places[name]
         bag = open_bag(path)
         entries = list_images(path, topic)
