@@ -92,22 +92,29 @@ def test_a_video_can_be_pickled_while_it_is_open(tmp_path):
     assert number_of(video.read([13])[0]) == 13
 
 
-def _read_in_child(path, queue):
-    queue.put([number_of(image) for image in video_frames(path).read([33, 34, 5])])
+def _read_in_child(paths, held, queue):
+    numbers = [number_of(read_video_frame(path, 33)) for path in paths]
+    queue.put([*numbers, *(number_of(image) for image in held.read([34, 5]))])
 
 
-def test_a_forked_worker_opens_the_file_itself(tmp_path):
-    path = write_numbered_video(tmp_path / "clip.mp4", 60)
-    parent = video_frames(path)
-    parent.read([30])
+def test_a_forked_worker_opens_the_files_itself(tmp_path):
+    # More files than are kept open, so that the worker drops decoders that it inherited: their threads are not there to be joined.
+    paths = [write_numbered_video(tmp_path / f"clip{number}.mp4", 60) for number in range(6)]
+    held = VideoFrames(paths[0])
+    held.read([30])
+    for path in paths:
+        read_video_frame(path, 30)
+    parent = video_frames(paths[-1])
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    child = context.Process(target=_read_in_child, args=(path, queue))
+    child = context.Process(target=_read_in_child, args=(paths, held, queue))
     child.start()
-    assert queue.get(timeout=20) == [33, 34, 5]
-    child.join()
-    assert video_frames(path) is parent
+    assert queue.get(timeout=30) == [33] * 6 + [34, 5]
+    child.join(timeout=30)
+    assert child.exitcode == 0
+    assert video_frames(paths[-1]) is parent
     assert [number_of(image) for image in parent.read([31, 32])] == [31, 32]
+    assert number_of(held.read([31])[0]) == 31
 
 
 def test_only_a_few_videos_stay_open(tmp_path):

@@ -29,6 +29,11 @@ _TIME_TOLERANCE = 0.3
 _MAX_OPEN_VIDEOS, _MAX_TIME_TABLES = 4, 4096
 
 
+_inherited: list[cv2.VideoCapture] = []
+"""Decoders that were open when this process was forked off. They share their place in the file with the parent, so they are not used; and their
+threads stayed there, so that closing them would wait for ever."""
+
+
 class VideoFrames:
     """A video file whose frames are read by index. Can be pickled; the file is opened again where it is needed.
 
@@ -36,9 +41,9 @@ class VideoFrames:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
         self._capture: cv2.VideoCapture | None = None
-        self._next = 0
+        self._process, self._next = os.getpid(), 0
+        self.path = Path(path)
         capture = self._opened()
         self.width, self.height = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
         self.rate_hz = _rate_hz(capture)
@@ -69,16 +74,23 @@ class VideoFrames:
 
     def close(self) -> None:
         """Close the file; the next read opens it again. Idempotent."""
-        if self._capture is not None:
-            self._capture.release()
-            self._capture = None
+        capture, self._capture = self._capture, None
+        if capture is not None and self._process != os.getpid():
+            _inherited.append(capture)
+        elif capture is not None:
+            capture.release()
+
+    def __del__(self) -> None:
+        self.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_capture": None}
 
     def _opened(self) -> cv2.VideoCapture:
+        if self._process != os.getpid():
+            self.close()
         if self._capture is None:
-            self._capture, self._next = _open(self.path), 0
+            self._capture, self._next, self._process = _open(self.path), 0, os.getpid()
         return self._capture
 
     def _read_frame(self, frame: int) -> NDArray[np.uint8]:
@@ -157,7 +169,7 @@ def _time_s(capture: cv2.VideoCapture) -> float:
 
 def video_frames(path: Path) -> VideoFrames:
     """The video, kept open for the next call: a few of each process at a time, since a decoder holds memory and threads."""
-    return _open_video(path, _version(path), os.getpid())
+    return _open_video(path, _version(path))
 
 
 def _version(path: Path) -> tuple[int, int]:
@@ -170,8 +182,7 @@ def _version(path: Path) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=_MAX_OPEN_VIDEOS)
-def _open_video(path: Path, _version_of_path: tuple[int, int], _process: int) -> VideoFrames:
-    # By process, because a decoder that was opened before a fork shares its place in the file with the parent.
+def _open_video(path: Path, _version_of_path: tuple[int, int]) -> VideoFrames:
     return VideoFrames(path)
 
 
