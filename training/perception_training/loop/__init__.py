@@ -1,0 +1,1 @@
+"""The training engine: knows steps, gradients and files, and nothing of methods."""
