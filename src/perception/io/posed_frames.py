@@ -96,8 +96,9 @@ def read_registered_depth(path: Path, depth_camera: Camera, camera: Camera) -> N
     nearest = cv2.remap(depth_m, *lookup, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
     between = cv2.remap(depth_m, *lookup, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
     # across an edge, and beside an unknown pixel, a mean of neighbours is the depth of nothing
-    is_surface = cv2.compare(cv2.absdiff(between, nearest), nearest * np.float32(_MAX_SLOPE), cv2.CMP_LT)
-    return np.asarray(cv2.copyTo(between, is_surface, nearest), np.float32)
+    excess = cv2.absdiff(between, nearest)
+    cv2.scaleAdd(nearest, -_MAX_SLOPE, excess, excess)
+    return np.asarray(cv2.copyTo(between, cv2.compare(excess, 0.0, cv2.CMP_LT), nearest), np.float32)
 
 
 @functools.lru_cache(maxsize=8)

@@ -150,8 +150,7 @@ def depth_to_metres(array: NDArray) -> NDArray[np.float32]:
     if array.ndim != 2 or array.dtype not in (np.uint16, np.float32, np.float64):
         raise InputError(f"depth image has shape {array.shape} and type {array.dtype}: must be (height, width) of 16-bit mm or 32-bit float m")
     if array.dtype == np.uint16:
-        metres: NDArray[np.float32] = array.astype(np.float32)
-        metres *= np.float32(0.001)
+        metres: NDArray[np.float32] = np.multiply(array, np.float32(0.001), dtype=np.float32)
         metres[array == INVALID_DEPTH_MM] = 0
         return metres
     return np.where(np.isfinite(array) & (array > 0), array, 0).astype(np.float32)
