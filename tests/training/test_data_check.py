@@ -66,6 +66,13 @@ def test_a_good_copy_is_counted_and_is_clean(copy, tmp_path, num_workers, capfd)
     assert "87.5 %" in out
 
 
+def test_a_path_with_brackets_is_printed_as_it_is(copy, tmp_path, capfd):
+    odd = copy.rename(tmp_path / "my [bold] set")
+    damage(odd)
+    assert run("bop", odd, "--num-workers", 0) == 1
+    assert capfd.readouterr().out.count("my [bold] set/test/000048/") == 3
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_every_bad_file_is_listed_and_the_others_are_still_counted(copy, tmp_path, num_workers, capfd):
     bad = damage(copy)

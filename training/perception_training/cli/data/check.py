@@ -59,7 +59,8 @@ def main(arguments: Sequence[str], prog: str) -> int:
         if getattr(command, name) < 0:
             raise InputError(f"--{name.replace('_', '-')} {getattr(command, name)}: must not be negative")
     steps = Steps()
-    with steps.step(f"open {read.kind.name} {command.path}") as step:
+    steps.console.print(f"{read.kind.name} {command.path}", highlight=False, markup=False, soft_wrap=True)
+    with steps.step("list sequences") as step:
         dataset = read.kind(command.path, read.options)
         step.result = f"{len(dataset)} sequences"
     with steps.step("load frames") as step:
@@ -75,17 +76,17 @@ def main(arguments: Sequence[str], prog: str) -> int:
     _list_problems(steps, report, command.num_problems, command.json_file)
     if command.json_file is not None:
         _write_json(command.json_file, report)
-        steps.console.print(f"report: {command.json_file}", highlight=False)
+        steps.console.print(f"report: {command.json_file}", highlight=False, markup=False, soft_wrap=True)
     if command.preview is not None:
         _write_preview(command.preview, dataset, report)
-        steps.console.print(f"preview: {command.preview}", highlight=False)
+        steps.console.print(f"preview: {command.preview}", highlight=False, markup=False, soft_wrap=True)
     return EXIT_BAD if report.problems and not command.skip_bad else 0
 
 
 def summary(report: CheckReport) -> Table:
     """What there is, as a table of two columns."""
     counts = report.counts
-    table = Table("what", "found", title=f"{report.dataset} {report.root}", title_justify="left")
+    table = Table("what", "found")
     table.add_row("sequences", f"{report.num_checked} checked of {report.num_sequences}")
     table.add_row("frames", f"{counts.num_frames} loaded, {report.num_bad_frames} bad")
     sizes = ", ".join(f"{width}x{height} ({count})" for (width, height), count in counts.sizes.most_common(4))
