@@ -16,8 +16,8 @@ def nearest_pixels(queries: Tensor, descriptors: Tensor, grid: Grid, width: int,
     """Pixels (n, 2) int64 as (x, y) of an image of width x height whose descriptor has the largest inner product with each of the queries (n, dim).
 
     descriptors (dim, rows, cols), bilinear between cell centres, constant beyond the outermost ones, not normalised after interpolation (unit cells
-    make a cosine of the cells). Equal pixels: the first one, row by row. The same as a search over every pixel of the upsampled map, without making it:
-    the inner product is bilinear between four centres, so that it is largest at one of the pixels next to a centre. Memory does not grow with n.
+    make a cosine of the cells). Equal pixels: the first one, row by row. The same as a search over every pixel of the upsampled map, without making
+    it: the inner product is bilinear between four centres, so that it is largest at one of the pixels next to a centre. Memory does not grow with n.
     """
     if queries.ndim != 2 or descriptors.ndim != 3 or queries.shape[1] != descriptors.shape[0]:
         raise InputError(f"queries {tuple(queries.shape)} and map {tuple(descriptors.shape)}: must be (n, dim) and (dim, rows, cols) of equal dim")
@@ -38,7 +38,7 @@ def nearest_pixels(queries: Tensor, descriptors: Tensor, grid: Grid, width: int,
 
 
 def _candidates(num_cells: int, offset: float, stride: float, size: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Along one axis: the pixels next to cell centres and at the image's ends, ascending; the cells before and behind each, and the share of the latter."""
+    """Along one axis: pixels next to cell centres and at the image's ends, ascending; the cells before and behind each; the share of the latter."""
     centres = offset + stride * np.arange(num_cells)
     pixels = np.unique(np.clip(np.concatenate([np.floor(centres), np.ceil(centres), [0, size - 1]]), 0, size - 1))
     place = np.clip((pixels - offset) / stride, 0, num_cells - 1)

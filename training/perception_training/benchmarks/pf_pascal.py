@@ -1,9 +1,9 @@
 """Semantic correspondence on PF-PASCAL as MEF evaluates it (You et al., ICLR 2025; qq456cvb/3DCorrEnhance `evaluate.py`, `semantic_transfer`).
 
-Both photographs are scaled into a square of 840 px and centred (`letterbox_keypoints`), giving 60 x 60 cells of 14 px. A keypoint's descriptor is looked for
-in all pixels of the other image, whose map is enlarged bilinearly and, beyond the outermost centres, continued by its border. A keypoint is right when it is
-found nearer than alpha times the edge of the square (not of the object's box). Shares are over all keypoints of a category, then averaged over categories
-with the fixed weights of the published program.
+Both photographs are scaled into a square of 840 px and centred (`letterbox_keypoints`), giving 60 x 60 cells of 14 px. A keypoint's descriptor is
+looked for in all pixels of the other image, whose map is enlarged bilinearly and, beyond the outermost centres, continued by its border. A keypoint
+is right when it is found nearer than alpha times the edge of the square (not of the object's box). Shares are over all keypoints of a category, then
+averaged over categories with the fixed weights of the published program.
 """
 
 from __future__ import annotations

@@ -26,9 +26,9 @@ WIDTH_PX = 640
 class ObjectErrors:
     """Errors of all estimates (E) of one object in one image against all its true poses (G) there; either may be none.
 
-    scores (E,): higher is surer; only the estimates that count, that is the best ones up to the number of targets · targets (G,) bool: true poses that
-    have to be found · vsd (E, G, taus) · mssd_m (E, G) · mspd_px (E, G), of the image as it is; NaN or inf where an error is unknown: no match ·
-    diameter_m of the model · image_width.
+    scores (E,): higher is surer; only the estimates that count, that is the best ones up to the number of targets · targets (G,) bool: true poses
+    that have to be found · vsd (E, G, taus) · mssd_m (E, G) · mspd_px (E, G), of the image as it is; NaN or inf where an error is unknown: no match
+    · diameter_m of the model · image_width.
     """
 
     scores: NDArray
@@ -51,7 +51,7 @@ class ObjectErrors:
 
 @dataclass(frozen=True, eq=False)
 class AverageRecall:
-    """Recall in [0, 1], higher is better: vsd_recall (taus, thresholds), mssd_recall (thresholds,), mspd_recall (thresholds,). All 0 without targets."""
+    """Recall in [0, 1], higher is better: vsd_recall (taus, thresholds), mssd_recall and mspd_recall (thresholds,). All 0 without targets."""
 
     vsd_recall: NDArray[np.float64]
     mssd_recall: NDArray[np.float64]

@@ -1,8 +1,8 @@
 """Scores of tracked points in the image, and the queries they are asked for, as in TAP-Vid (Doersch et al., NeurIPS 2022; tapnet
 `compute_tapvid_metrics`, `sample_queries_first`, `sample_queries_strided`).
 
-Arrays are ordered by track, then frame: points (..., tracks, frames, 2) as (x, y), occluded (..., tracks, frames) bool; leading dimensions are videos.
-Distances are in pixels of an image of 256 x 256: scale both true and predicted points to it first.
+Arrays are ordered by track, then frame: points (..., tracks, frames, 2) as (x, y), occluded (..., tracks, frames) bool; leading dimensions are
+videos. Distances are in pixels of an image of 256 x 256: scale both true and predicted points to it first.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def _share(count: NDArray, total: NDArray) -> NDArray[np.float64]:
 def query_places(true_occluded: NDArray[np.bool_], query_mode: QueryMode, stride: int = STRIDE) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Tracks (n,) and frames (n,) of the queries of one video, true_occluded (tracks, frames).
 
-    first: one for each track that is seen at all, in the order of the tracks. strided: one for each track seen in frame 0, stride, 2 stride, ..., in the
-    order of the frames.
+    first: one for each track that is seen at all, in the order of the tracks. strided: one for each track seen in frame 0, stride, 2 stride, ...,
+    in the order of the frames.
     """
     seen = ~np.asarray(true_occluded, np.bool_)
     if query_mode == "first":
