@@ -80,9 +80,8 @@ def test_videos_are_scored_each_by_itself(batch: tuple[int, ...], per_track: boo
 @settings(max_examples=25, deadline=None, derandomize=True)
 def test_a_perfect_prediction_scores_one_and_order_does_not_matter(seed: int, mode: QueryMode) -> None:
     data = clip(seed)
-    perfect = track_scores(
-        **{**data, "points_px": data["true_points_px"], "occluded": data["true_occluded"], "query_frames": np.zeros(6)}, query_mode=mode
-    )
+    truth = {"points_px": data["true_points_px"], "occluded": data["true_occluded"], "query_frames": np.zeros(6)}
+    perfect = track_scores(**{**data, **truth}, query_mode=mode)
     for value in (perfect.occlusion_accuracy, perfect.average_points_within, perfect.average_jaccard):
         assert value == 1.0
     order = np.random.default_rng(seed).permutation(6)
@@ -119,7 +118,7 @@ def test_a_case_worked_out_by_hand() -> None:
 def test_a_distance_on_the_threshold_is_not_within_it() -> None:
     true = np.zeros((1, 2, 2))
     seen = np.zeros((1, 2), np.bool_)
-    scores = track_scores(true + (0.0, 4.0), seen, true, seen, np.array([0]), "first")
+    scores = track_scores(true + np.array([0.0, 4.0]), seen, true, seen, np.array([0]), "first")
     assert scores.points_within.tolist() == [0, 0, 0, 1, 1]
 
 

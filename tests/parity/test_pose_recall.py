@@ -56,5 +56,7 @@ def test_add_and_adi(case: str) -> None:
     points_object = 0.001 * arrays["pts"]
     assert_close(1000.0 * add_error_m(estimated, true, points_object), arrays["add"], rtol=0, atol=1e-9)
     assert_close(1000.0 * adi_error_m(estimated, true, points_object), arrays["adi"], rtol=0, atol=1e-9)
-    assert_close(rotation_error_deg(estimated, true), arrays["re_deg"], rtol=0, atol=1e-5)
+    # The arc cosine of the trace amplifies rounding at its ends.
+    at_the_ends = not 0.1 < arrays["re_deg"] < 179.9
+    assert_close(rotation_error_deg(estimated, true), arrays["re_deg"], rtol=0, atol=1e-5 if at_the_ends else 1e-9)
     assert_close(10.0 * translation_error_cm(estimated, true), arrays["te"], rtol=0, atol=1e-9)
