@@ -135,8 +135,8 @@ def test_worker_processes_write_the_same_bytes(tmp_path):
         assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 
 
-def test_a_run_that_was_stopped_goes_on_after_its_last_finished_shard(tmp_path, monkeypatch):
-    config = ShardConfig(shard_size_mb=0.05)
+@pytest.mark.parametrize("config", [ShardConfig(shard_size_mb=0.08), ShardConfig(frames=1, shard_size_mb=0.05)], ids=["sequences", "clips"])
+def test_a_run_that_was_stopped_goes_on_after_its_last_finished_shard(config, tmp_path, monkeypatch):
     source = miniature((6,) * 6, has_depth=False)
     write_dataset(source, tmp_path / "whole", config)
     encoded = []
@@ -157,6 +157,7 @@ def test_a_run_that_was_stopped_goes_on_after_its_last_finished_shard(tmp_path, 
     monkeypatch.setattr("perception_training.data.shard_writing.encode_sequence", lambda *job: encoded.append(job[1]) or encode_sequence(*job))
     write_dataset(source, tmp_path / "again", config)
     assert 0 < len(encoded) < 6
+    assert len(open_dataset("shards", tmp_path / "again")) == (6 if config.frames == 0 else 36)
     for path in (tmp_path / "whole").iterdir():
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
     assert not list((tmp_path / "again").glob("*.part"))
@@ -182,6 +183,7 @@ def test_too_short_sequences_are_left_out_and_named(tmp_path):
     summary = write_dataset(miniature((9, 1), has_depth=False), tmp_path, ShardConfig(frames=3))
     assert summary.num_clips == 3
     assert "miniature/s1: 1 frames are too few" in summary.skipped[0]
+    assert write_dataset(miniature((9, 1), has_depth=False), tmp_path, ShardConfig(frames=3)) == summary  # nothing is left to do
 
 
 def test_plain_webdataset_reads_the_shards(tmp_path):

@@ -98,7 +98,7 @@ def read_registered_depth(path: Path, depth_camera: Camera, camera: Camera) -> N
     # across an edge, and beside an unknown pixel, a mean of neighbours is the depth of nothing
     excess = cv2.absdiff(between, nearest)
     cv2.scaleAdd(nearest, -_MAX_SLOPE, excess, excess)
-    return np.asarray(cv2.copyTo(between, cv2.compare(excess, 0.0, cv2.CMP_LT), nearest), np.float32)
+    return np.asarray(cv2.copyTo(between, (excess < 0).view(np.uint8), nearest), np.float32)
 
 
 @functools.lru_cache(maxsize=8)

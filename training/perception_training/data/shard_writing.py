@@ -64,6 +64,8 @@ def write_dataset(
     """
     job = {"dataset": dataset.name, "root": str(dataset.root.resolve()), "options": to_mapping(dataset.options), "config": to_mapping(config)}
     writer = ShardWriter(out, job, config.shard_size_mb)
+    if writer.is_complete:
+        return writer.finish()
     names = dataset.sequence_names
     results = _encoded(dataset, names[writer.num_items :], config, num_workers)
     with writer:
@@ -79,6 +81,8 @@ def write_samples(samples: Iterable[Sample], out: str | Path, config: ShardConfi
     """Store samples, such as a renderer makes, as clips named SEQUENCE@NUMBER. `job` says what they are; with an equal one a second run goes on
     after the samples that are stored already, which are taken from the iterator and dropped."""
     writer = ShardWriter(out, {**job, "config": to_mapping(config)}, config.shard_size_mb)
+    if writer.is_complete:
+        return writer.finish()
     with writer:
         for number, sample in enumerate(itertools.islice(samples, writer.num_items, None), start=writer.num_items):
             writer.add([encode_sample(f"{sample.sequence}@{number:06d}", sample, config.coding)])
@@ -104,6 +108,7 @@ class ShardWriter:
         self._resume()
         self.num_items = sum(shard["num_items"] for shard in self._listing["shards"])
         self._num_clips = sum(shard["num_clips"] for shard in self._listing["shards"])
+        self._num_begun = self._listing["shards"][-1]["num_begun"] if self._listing["shards"] else 0
         self._tar: tarfile.TarFile | None = None
         self._index: dict[str, tuple[int, int]] = {}
         self._pending_items, self._pending_reasons = 0, list[str]()
@@ -124,6 +129,11 @@ class ShardWriter:
             raise InputError(f"{path}: shards of another job lie here; write into another folder, or delete this one. There: {before['job']}")
         self._listing = before
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether an earlier run finished the same job."""
+        return bool(self._listing["complete"])
+
     def __enter__(self) -> ShardWriter:
         return self
 
@@ -136,27 +146,34 @@ class ShardWriter:
         return self._out / f"shard-{len(self._listing['shards']):06d}.tar"
 
     def add(self, clips: Iterable[EncodedClip], reasons: Iterable[str] = ()) -> None:
-        """One item: its clips, which stay in one shard, and why others of it were left out."""
-        clips = list(clips)
-        descriptions = [_describe(clip) for clip in clips]
-        size = sum(_tar_bytes([data, *clip.members.values()]) for clip, data in zip(clips, descriptions, strict=True))
-        if self._tar is not None and self._index and self._tar.offset + size > self._max_bytes:
-            self._close_shard()
-        if self._tar is None:
-            self._tar = tarfile.open(self._part(self._tar_path), "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
-        for clip, data in zip(clips, descriptions, strict=True):
-            key = f"{self._num_clips:08d}"
-            self._index[clip.name] = (self._add_member(f"{key}.sample.json", data), len(data))
-            for suffix, member in clip.members.items():
-                self._add_member(f"{key}.{suffix}", member)
-            self._num_clips += 1
+        """One item: its clips, and why others of it were left out. Clips that a finished shard holds already are dropped."""
+        for place, clip in enumerate(clips):
+            if place < self._num_begun:
+                continue
+            description = _describe(clip)
+            size = _tar_bytes([description, *clip.members.values()])
+            if self._tar is not None and self._index and self._tar.offset + size > self._max_bytes:
+                self._close_shard(num_begun=place)
+            self._write(clip, description)
+        self._num_begun = 0
         self._pending_items += 1
         self._pending_reasons += reasons
+
+    def _write(self, clip: EncodedClip, description: bytes) -> None:
+        if self._tar is None:
+            self._tar = tarfile.open(self._part(self._tar_path), "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        key = f"{self._num_clips:08d}"
+        self._index[clip.name] = (self._add_member(f"{key}.sample.json", description), len(description))
+        for suffix, member in clip.members.items():
+            self._add_member(f"{key}.{suffix}", member)
+        self._num_clips += 1
 
     def finish(self) -> ShardSummary:
         """Close the last shard and mark the folder as complete."""
         if self._tar is not None:
             self._close_shard()
+        self._listing["skipped"] += self._pending_reasons
+        self._pending_reasons = []
         self._listing["complete"] = True
         self._write_json(self._out / LIST_FILE, self._listing)
         shards = self._listing["shards"]
@@ -171,15 +188,18 @@ class ShardWriter:
         self._tar.addfile(info, BytesIO(data))
         return int(start)
 
-    def _close_shard(self) -> None:
-        """The tar file, its index and the list, each in one step and in this order: what the list names is there."""
+    def _close_shard(self, num_begun: int = 0) -> None:
+        """The tar file, its index and the list, each in one step and in this order: what the list names is there.
+
+        num_begun: how many clips of the item that is being written are in this or an earlier shard.
+        """
         assert self._tar is not None
         path = self._tar_path
         self._tar.close()
         self._tar = None
         os.replace(self._part(path), path)
         self._write_json(path.with_suffix(".index.json"), self._index)
-        counts = {"num_items": self._pending_items, "num_clips": len(self._index)}
+        counts = {"num_items": self._pending_items, "num_clips": len(self._index), "num_begun": num_begun}
         self._listing["shards"].append({"file": path.name, "bytes": path.stat().st_size, **counts})
         self._listing["skipped"] += self._pending_reasons
         self._write_json(self._out / LIST_FILE, self._listing)

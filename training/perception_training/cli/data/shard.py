@@ -31,7 +31,7 @@ class Arguments:
     step: Annotated[int, Range(1)] = 1
     """Step between the frames that are stored."""
     shard_size: float = 256.0
-    """Largest size of a shard in MB, unless one sequence alone is larger."""
+    """Largest size of a shard in MB, unless one clip alone is larger."""
     skip_bad: bool = False
     """Leave out clips that cannot be read, and say why, instead of stopping."""
     num_workers: int = 2
