@@ -53,7 +53,10 @@ class Co3dOptions(Checked):
 
 
 class Co3dV2(Dataset):
-    """Sequences `<category>/<sequence>` with cameras, poses, depth, foreground as instance 1, times and the category as text."""
+    """Turntable-like videos of common objects (CO3Dv2): cameras, poses, depth and masks.
+
+    Sequences `<category>/<sequence>` with cameras, poses, depth, foreground as instance 1, times and the category as text.
+    """
 
     name: ClassVar[str] = "co3dv2"
     Options: ClassVar[type[Checked]] = Co3dOptions

@@ -30,7 +30,7 @@ class ColmapOptions(Checked):
 
 
 class Colmap(Dataset):
-    """Images, cameras, poses and the points of the model as tracks."""
+    """Any COLMAP reconstruction: images, cameras, poses and the points of the model as tracks."""
 
     name: ClassVar[str] = "colmap"
     Options: ClassVar[type[Checked]] = ColmapOptions

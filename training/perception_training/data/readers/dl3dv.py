@@ -56,7 +56,10 @@ class Dl3dvOptions(Checked):
 
 
 class Dl3dv(Dataset):
-    """Scenes with cameras and poses; a scene is named by its folder below the root."""
+    """Walks through real scenes (DL3DV-10K): images, cameras and poses.
+
+    Scenes with cameras and poses; a scene is named by its folder below the root.
+    """
 
     name: ClassVar[str] = "dl3dv"
     Options: ClassVar[type[Checked]] = Dl3dvOptions

@@ -38,7 +38,10 @@ class MvImgNetOptions(Checked):
 
 
 class MvImgNet(Dataset):
-    """Sequences `<class label>/<instance>` with cameras, poses, the model's points as tracks, and masks where their archive is unpacked."""
+    """Videos around objects (MVImgNet): cameras, poses, sparse points as tracks, masks.
+
+    Sequences `<class label>/<instance>` with cameras, poses, the model's points as tracks, and masks where their archive is unpacked.
+    """
 
     name: ClassVar[str] = "mvimgnet"
     Options: ClassVar[type[Checked]] = MvImgNetOptions

@@ -65,8 +65,11 @@ class NaviOptions(Checked):
 
 
 class Navi(Dataset):
-    """One sequence, named <object>/<scene>, for each collection of images; the object is the world and the one entry of `objects`. Images may have
-    different sizes."""
+    """Objects photographed in many places (NAVI): masks, depth and poses aligned to a scan.
+
+    One sequence, named <object>/<scene>, for each collection of images; the object is the world and the one entry of `objects`. Images may have
+    different sizes.
+    """
 
     name = "navi"
     Options = NaviOptions

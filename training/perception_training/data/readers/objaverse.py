@@ -44,7 +44,10 @@ class ObjaverseOptions(Checked):
 
 
 class Objaverse(Dataset):
-    """Sequences are objects; frames are their views, with depth, mask, intrinsics and pose."""
+    """Renders of objects in the layout of MEF: 42 views with depth, mask and pose.
+
+    Sequences are objects; frames are their views, with depth, mask, intrinsics and pose.
+    """
 
     name: ClassVar[str] = "objaverse"
     Options: ClassVar[type[Checked]] = ObjaverseOptions

@@ -67,8 +67,11 @@ class PfPascalOptions(Checked):
 
 
 class PfPascal(Dataset):
-    """One sequence of two frames for each row of the list, named by its number, source, target and category. The object's boxes are those of the
-    .mat files, where these lie beside the images. `root` is PF-dataset-PASCAL or the folder that holds it."""
+    """Pairs of PASCAL images with common keypoints (PF-PASCAL), by same or different view.
+
+    One sequence of two frames for each row of the list, named by its number, source, target and category. The object's boxes are those of the
+    .mat files, where these lie beside the images. `root` is PF-dataset-PASCAL or the folder that holds it.
+    """
 
     name = "pf_pascal"
     Options = PfPascalOptions

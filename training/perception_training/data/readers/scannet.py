@@ -39,7 +39,10 @@ class ScanNetOptions(Checked):
 
 
 class ScanNet(Dataset):
-    """Sequences `sceneSSSS_NN` in metres with depth registered to the colour pixels; a frame whose pose was lost has none."""
+    """RGB-D walks through rooms (ScanNet export): registered depth, intrinsics, poses.
+
+    Sequences `sceneSSSS_NN` in metres with depth registered to the colour pixels; a frame whose pose was lost has none.
+    """
 
     name: ClassVar[str] = "scannet"
     Options: ClassVar[type[Checked]] = ScanNetOptions

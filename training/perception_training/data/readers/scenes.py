@@ -31,7 +31,10 @@ class ScenesOptions(Checked):
 
 
 class ProceduralScenes(Dataset):
-    """Sequence i is the clip of seed `first_seed` + i; its name is the seed."""
+    """Procedural scenes, rendered when a frame is asked for; PATH is a YAML file of settings or a folder of photographs.
+
+    Sequence i is the clip of seed `first_seed` + i; its name is the seed.
+    """
 
     name = DATASET
     Options = ScenesOptions

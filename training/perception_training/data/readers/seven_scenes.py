@@ -45,7 +45,10 @@ class SevenScenesOptions(Checked):
 
 
 class SevenScenes(Dataset):
-    """Sequences `<scene>/seq-XX` in metres with depth registered to the colour pixels."""
+    """RGB-D clips of seven rooms (7-Scenes): registered depth and poses.
+
+    Sequences `<scene>/seq-XX` in metres with depth registered to the colour pixels.
+    """
 
     name: ClassVar[str] = "seven_scenes"
     Options: ClassVar[type[Checked]] = SevenScenesOptions

@@ -61,7 +61,7 @@ class ShardSequence(FrameSequence):
 
 
 class Shards(Dataset):
-    """A folder of finished shards."""
+    """Webdataset shards, written by `perception-train data shard` or `perception-train render`: a folder of finished ones."""
 
     name = "shards"
 

@@ -57,7 +57,10 @@ class SpairOptions(Checked):
 
 
 class Spair71k(Dataset):
-    """One sequence of two frames for each pair; attributes: the four difficulties and whether the pair is mirrored, as the annotation has them."""
+    """Pairs of images of one category with common keypoints (SPair-71k).
+
+    One sequence of two frames for each pair; attributes: the four difficulties and whether the pair is mirrored, as the annotation has them.
+    """
 
     name = "spair71k"
     Options = SpairOptions

@@ -41,8 +41,11 @@ class TapVidOptions(Checked):
 
 
 class TapVidDavis(Dataset):
-    """One sequence for each video. Tracks: names are the numbers of the annotated points (several tracks of `strided` share one), query_frames as
-    the option says. Where a point is hidden its position is as stored; TAP-Vid scores none there. `root` is the pickle or its folder."""
+    """30 videos with hand-labelled point tracks (TAP-Vid-DAVIS).
+
+    One sequence for each video. Tracks: names are the numbers of the annotated points (several tracks of `strided` share one), query_frames as
+    the option says. Where a point is hidden its position is as stored; TAP-Vid scores none there. `root` is the pickle or its folder.
+    """
 
     name = "tapvid_davis"
     Options = TapVidOptions

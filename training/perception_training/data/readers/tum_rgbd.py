@@ -48,7 +48,10 @@ class TumRgbdOptions(Checked):
 
 
 class TumRgbd(Dataset):
-    """Sequences in metres; a frame without depth or pose near enough in time has none."""
+    """RGB-D clips with motion-capture poses (TUM RGB-D).
+
+    Sequences in metres; a frame without depth or pose near enough in time has none.
+    """
 
     name: ClassVar[str] = "tum_rgbd"
     Options: ClassVar[type[Checked]] = TumRgbdOptions

@@ -40,8 +40,11 @@ class YoutubeVosOptions(Checked):
 
 
 class YoutubeVos(Dataset):
-    """One sequence for each video of meta.json. Mask ids are those of the objects (`mask_id`); text is their categories. A frame without mask, and
-    what is not yet annotated in the first frames of valid and test, reads 0; `mask_known` says which frames have one."""
+    """Videos with instance masks (YouTube-VOS).
+
+    One sequence for each video of meta.json. Mask ids are those of the objects (`mask_id`); text is their categories. A frame without mask, and
+    what is not yet annotated in the first frames of valid and test, reads 0; `mask_known` says which frames have one.
+    """
 
     name = "youtube_vos"
     Options = YoutubeVosOptions
