@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = 96 << 20
-"""Memory for the gathered patches of one chunk of points; a chunk holds at least one point."""
+CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
+"""Memory for the gathered patches of one chunk of points, by device: what stays in the cache, and what fills a GPU."""
 
 
 def query_patches(level: Tensor, frames: Tensor, points: Tensor, radius: int) -> Tensor:
@@ -32,7 +32,7 @@ def correlate(
     points: Tensor,
     radius: int,
     read: Callable[[Tensor], Tensor],
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> Tensor:
     """What `read` makes of the correlations: (batch, points, time, levels * dim of `read`).
 
@@ -42,6 +42,7 @@ def correlate(
     """
     num_batch, num_points, num_frames, _ = points.shape
     dim = levels[0].shape[-1]
+    chunk_bytes = chunk_bytes or CHUNK_BYTES.get(points.device.type, CHUNK_BYTES["cuda"])
     chunk = max(1, chunk_bytes // (num_batch * num_frames * (2 * radius + 2) ** 2 * dim * levels[0].element_size()))
     frames = torch.arange(num_frames, device=points.device).expand(num_batch, chunk, -1)
     parts = []
