@@ -14,6 +14,8 @@ from perception.geometry import se3, so3
 from perception.geometry.camera import project, unproject
 from perception_training.data.augmentation import AugmentationConfig, ColourConfig, ShiftScaleRotateConfig, augment, undistort_sample
 from perception_training.data.augmentation.presets import mef_augmentation, three_d_pov_augmentation
+from perception_training.data.augmentation.views import resized
+from perception_training.data.augmentation.warping import views_of, warp_sample
 from perception_training.data.sample import ObjectTrack, Sample, Tracks
 
 MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
@@ -280,3 +282,13 @@ def test_the_published_presets_run():
 def test_height_without_width_is_an_error():
     with pytest.raises(ConfigError, match="both"):
         AugmentationConfig(height=224)
+
+
+def test_boxes_follow_the_corners_they_hold():
+    sample = scene_sample()
+    boxes = np.tile([40.0, 30.0, 80.0, 70.0], (4, 1))
+    boxes[2] = np.nan
+    sample = replace(sample, objects=(replace(sample.objects[0], boxes_px=boxes),))
+    halved = warp_sample(sample, [resized(view, 80, 60) for view in views_of(sample)])
+    np.testing.assert_allclose(halved.objects[0].boxes_px[[0, 1, 3]], np.tile([19.75, 14.75, 39.75, 34.75], (3, 1)))
+    assert np.isnan(halved.objects[0].boxes_px[2]).all()

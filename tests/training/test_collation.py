@@ -46,7 +46,8 @@ def test_what_a_sample_lacks_is_flagged_and_neutral():
     assert batch.has_depth.tolist() == [[True] * 4, [False] * 4]
     assert batch.has_pose.tolist() == [[True] * 4, [False] * 4]
     assert batch.has_camera.tolist() == [[True] * 4, [False] * 4]
-    for flag in (batch.has_masks, batch.has_normals, batch.has_dynamic):
+    assert batch.has_masks.tolist() == [[True] * 4, [False] * 4]
+    for flag in (batch.has_normals, batch.has_dynamic):
         assert flag.tolist() == [True, False]
     assert (batch.depth_m[1] == 0).all()
     assert torch.equal(batch.world_from_camera[1, 0], torch.eye(4, dtype=torch.float64))
@@ -54,6 +55,13 @@ def test_what_a_sample_lacks_is_flagged_and_neutral():
     assert not batch.track_known[1].any()
     assert batch.times_s[1].isnan().all()
     assert batch.texts[1] is None
+
+
+def test_a_frame_whose_mask_is_not_annotated_is_flagged():
+    annotated = np.array([True, False, True, False])
+    batch = collate([replace(scene_sample(), mask_known=annotated, attributes={"split": "train"})])
+    assert batch.has_masks.tolist() == [annotated.tolist()]
+    assert batch.attributes == ({"split": "train"},)
 
 
 def test_nothing_but_images_makes_no_maps():

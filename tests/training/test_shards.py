@@ -54,6 +54,8 @@ def difficult_sample():
             item,
             camera_from_object=np.where(np.arange(4)[:, None, None] == 1, np.nan, item.camera_from_object),
             visible_share=np.array([1, np.nan, 0.5, 0.25]),
+            boxes_px=np.where(np.arange(4)[:, None] == 3, np.nan, [1.5, 2.25, 30.0, 40.0]),
+            mesh_unit_m=0.001,
         )
         for item in sample.objects
     )
@@ -62,7 +64,26 @@ def difficult_sample():
     tracks = replace(sample.tracks, points_px=points, names=tuple(f"point {n}" for n in range(sample.tracks.num_points)))
     masks = (sample.masks[0], sample.masks[1] * 300, sample.masks[2] * 100_000, sample.masks[3])
     cameras = (sample.cameras[0], None, lens, sample.cameras[3])
-    return replace(sample, world_from_camera=poses, cameras=cameras, objects=objects, tracks=tracks, masks=masks, unit="arbitrary")
+    return replace(
+        sample,
+        world_from_camera=poses,
+        cameras=cameras,
+        objects=objects,
+        tracks=tracks,
+        masks=masks,
+        unit="arbitrary",
+        mask_known=np.array([True, False, True, True]),
+        attributes={"split": "train", "difficulty": 2, "mirrored": False, "scale": 0.5},
+    )
+
+
+def test_the_difficult_sample_leaves_no_field_out():
+    sample = difficult_sample()
+    for part in (sample, sample.tracks, *sample.objects):
+        for item in dataclasses.fields(part):
+            value = getattr(part, item.name)
+            assert value is not None, item.name
+            assert isinstance(value, np.ndarray) or item.default is dataclasses.MISSING or value != item.default, item.name
 
 
 def bare_sample():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -22,11 +22,11 @@ class Batch:
 
     images (B, T, 3, H, W) uint8 RGB · intrinsics (B, T, 3, 3) float64, identity without `has_camera` (B, T) · world_from_camera (B, T, 4, 4)
     float64, identity without `has_pose` (B, T) · depth_m (B, T, H, W) float32, 0 unknown; `has_depth` (B, T): some pixel is known ·
-    masks (B, T, H, W) int32, `has_masks` (B,) · normals (B, T, 3, H, W) float32, 0 unknown, `has_normals` (B,) · dynamic (B, T, H, W) bool,
-    `has_dynamic` (B,) · times_s (B, T) float64, NaN unknown · is_metric (B,): units are metres.
+    masks (B, T, H, W) int32, 0 unknown, `has_masks` (B, T) · normals (B, T, 3, H, W) float32, 0 unknown, `has_normals` (B,) ·
+    dynamic (B, T, H, W) bool, `has_dynamic` (B,) · times_s (B, T) float64, NaN unknown · is_metric (B,): units are metres.
     Tracks, padded to the N of the longest: track_points_px (B, T, N, 2) float32, 0 where not `track_known` (B, T, N) · track_visible (B, T, N) ·
     track_points_world (B, T, N, 3) float32, 0 where not `track_world_known` (B, T, N) · track_query_frames (B, N) int64, -1 unknown.
-    For each sample: datasets, sequences, frame_names, texts, objects, track_names.
+    For each sample: datasets, sequences, frame_names, texts, attributes, objects, track_names.
     """
 
     images: Tensor
@@ -44,6 +44,7 @@ class Batch:
     sequences: tuple[str, ...]
     frame_names: tuple[tuple[str, ...], ...]
     texts: tuple[str | None, ...]
+    attributes: tuple[Mapping[str, str | int | float | bool], ...]
     objects: tuple[tuple[ObjectTrack, ...], ...]
     track_names: tuple[tuple[str, ...], ...]
     depth_m: Tensor | None = None
@@ -94,7 +95,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         world_from_camera=poses,
         has_pose=has_pose,
         has_depth=torch.zeros(shape, dtype=torch.bool) if depth is None else (depth > 0).flatten(2).any(-1),
-        has_masks=torch.tensor([sample.masks is not None for sample in samples]),
+        has_masks=torch.tensor(np.stack([_frames_with_masks(sample) for sample in samples])),
         has_normals=torch.tensor([sample.normals is not None for sample in samples]),
         has_dynamic=torch.tensor([sample.dynamic is not None for sample in samples]),
         times_s=torch.from_numpy(np.stack([np.full(shape[1], np.nan) if item.times_s is None else item.times_s for item in samples])),
@@ -103,6 +104,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         sequences=tuple(sample.sequence for sample in samples),
         frame_names=tuple(sample.frame_names for sample in samples),
         texts=tuple(sample.text for sample in samples),
+        attributes=tuple(sample.attributes for sample in samples),
         objects=tuple(sample.objects for sample in samples),
         track_names=tuple(() if sample.tracks is None else sample.tracks.names for sample in samples),
         depth_m=depth,
@@ -111,6 +113,13 @@ def collate(samples: Sequence[Sample]) -> Batch:
         dynamic=_maps(samples, "dynamic", (height, width), torch.bool),
         **_tracks(samples),
     )
+
+
+def _frames_with_masks(sample: Sample) -> NDArray[np.bool_]:
+    """(T,) which frames' masks are annotated."""
+    if sample.masks is None:
+        return np.zeros(len(sample), np.bool_)
+    return np.ones(len(sample), np.bool_) if sample.mask_known is None else sample.mask_known
 
 
 def _common_size(samples: Sequence[Sample]) -> tuple[int, int]:

@@ -72,6 +72,7 @@ def _encode(name: str, blocks: Iterator[Sample], sources: list[Path] | None, con
         tracks += [] if block.tracks is None else [block.tracks]
         objects.append(block.objects)
     has = [part for part, values in (("cameras", block.cameras), ("poses", block.world_from_camera), ("times", block.times_s)) if values is not None]
+    has += ["mask_known"] if block.mask_known is not None else []
     has += [part for part, values in zip(_MAPS, (block.depth_m, block.masks, block.normals, block.dynamic), strict=True) if values is not None]
     description = {
         "format": FORMAT,
@@ -80,6 +81,7 @@ def _encode(name: str, blocks: Iterator[Sample], sources: list[Path] | None, con
         "sequence": block.sequence,
         "text": block.text,
         "unit": block.unit,
+        "attributes": dict(block.attributes),
         "has": has,
         "frames": frames,
         "objects": [_describe_object([part[number] for part in objects]) for number in range(len(objects[0]))],
@@ -108,6 +110,8 @@ def _encode_frame(sample: Sample, row: int, prefix: str, source: Path | None, me
         suffix, data = coding.encode_ids(sample.masks[row])
         frame["mask"] = f"mask.{suffix}"
         members[f"{prefix}.{frame['mask']}"] = data
+    if sample.mask_known is not None:
+        frame["mask_known"] = bool(sample.mask_known[row])
     if sample.normals is not None:
         frame["normals"] = "normals.npz"
         members[f"{prefix}.normals.npz"] = coding.encode_array(sample.normals[row])
@@ -117,9 +121,9 @@ def _encode_frame(sample: Sample, row: int, prefix: str, source: Path | None, me
     return frame
 
 
-def _plain(matrix: NDArray[np.float64]) -> list | None:
+def _plain(values: NDArray[np.float64]) -> list | None:
     """Nested lists for JSON, which keep every bit of a float64; None for what is not known."""
-    return matrix.tolist() if np.isfinite(matrix).all() else None
+    return values.tolist() if np.isfinite(values).all() else None
 
 
 def _joined_tracks(parts: list[Tracks]) -> tuple[dict[str, NDArray], list[str]]:
@@ -140,13 +144,16 @@ def _joined_tracks(parts: list[Tracks]) -> tuple[dict[str, NDArray], list[str]]:
 def _describe_object(parts: list[ObjectTrack]) -> dict[str, Any]:
     first = parts[0]
     shares = [part.visible_share for part in parts if part.visible_share is not None]
+    boxes = [part.boxes_px for part in parts if part.boxes_px is not None]
     return {
         "name": first.name,
         "mask_id": first.mask_id,
         "mesh": None if first.mesh is None else str(first.mesh),
+        "mesh_unit_m": first.mesh_unit_m,
         "bounds": None if first.bounds is None else first.bounds.tolist(),
         "camera_from_object": [_plain(pose) for part in parts for pose in part.camera_from_object],
         "visible_share": [float(share) if np.isfinite(share) else None for part in shares for share in part] if shares else None,
+        "boxes_px": [_plain(box) for part in boxes for box in part] if boxes else None,
     }
 
 
@@ -181,6 +188,8 @@ def decode_clip(description: dict[str, Any], read: Read, chosen: Sequence[int], 
         objects=tuple(_object(item).at_frames(chosen) for item in description["objects"]),
         text=description["text"],
         unit=description["unit"],
+        mask_known=np.array([frame["mask_known"] for frame in frames], np.bool_) if "mask_known" in has else None,
+        attributes=description["attributes"],
     )
 
 
@@ -200,7 +209,7 @@ def _camera(values: dict[str, Any] | None) -> Camera | None:
 
 
 def _object(values: dict[str, Any]) -> ObjectTrack:
-    shares = values["visible_share"]
+    shares, boxes = values["visible_share"], values["boxes_px"]
     return ObjectTrack(
         name=values["name"],
         camera_from_object=np.stack([_matrix(pose) for pose in values["camera_from_object"]]),
@@ -208,6 +217,8 @@ def _object(values: dict[str, Any]) -> ObjectTrack:
         bounds=None if values["bounds"] is None else np.array(values["bounds"]),
         mesh=None if values["mesh"] is None else Path(values["mesh"]),
         visible_share=None if shares is None else np.array([np.nan if share is None else share for share in shares]),
+        boxes_px=None if boxes is None else np.array([np.full(4, np.nan) if box is None else box for box in boxes]),
+        mesh_unit_m=values["mesh_unit_m"],
     )
 
 

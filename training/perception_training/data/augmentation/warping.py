@@ -47,7 +47,13 @@ def warp_sample(sample: Sample, views: Sequence[View], border: Border = "black")
         normals=_warp_normals(sample.normals, maps, sizes, views),
         dynamic=_nearest(sample.dynamic, maps, sizes),
         tracks=_warp_tracks(sample.tracks, maps, sizes, is_mirrored),
-        objects=tuple(_warp_object(item, new_from_old, is_mirrored, _kept_shares(item, sample.masks, masks, maps)) for item in sample.objects),
+        objects=tuple(
+            replace(
+                _warp_object(item, new_from_old, is_mirrored, _kept_shares(item, sample.masks, masks, maps)),
+                boxes_px=None if item.boxes_px is None else _warp_boxes(item.boxes_px, maps),
+            )
+            for item in sample.objects
+        ),
     )
 
 
@@ -107,6 +113,14 @@ def _warp_object(item: ObjectTrack, new_from_old: NDArray[np.float64], is_mirror
         ends = item.bounds * (-1, 1, 1)
         bounds = np.stack([ends.min(0), ends.max(0)])
     return replace(item, camera_from_object=poses @ _MIRROR, bounds=bounds, mesh=None, visible_share=share)
+
+
+def _warp_boxes(boxes_px: NDArray[np.float64], maps: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """(T, 4) boxes around the moved corners of (T, 4); like the boxes of the data sets they may reach beyond the image."""
+    corners = boxes_px[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]
+    affine = np.stack(maps)
+    moved = corners @ affine[:, :, :2].swapaxes(1, 2) + affine[:, None, :, 2]
+    return np.concatenate([moved.min(1), moved.max(1)], axis=1)
 
 
 def _kept_shares(

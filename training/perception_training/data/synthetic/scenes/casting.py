@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .intersection import HeightGrids, Vector, intersect
-from .scene import Kind, SceneBatch
-from .tiling import CameraRays, RaysTo
-from .unit_frames import are_of_kind, primitives_of_kind
+from perception_training.data.synthetic.scenes.intersection import HeightGrids, Vector, intersect
+from perception_training.data.synthetic.scenes.scene import Kind, SceneBatch
+from perception_training.data.synthetic.scenes.tiling import CameraRays, RaysTo
+from perception_training.data.synthetic.scenes.unit_frames import are_of_kind, primitives_of_kind
 
 SOLID_KINDS = tuple(kind for kind in Kind if kind != Kind.NONE)
 

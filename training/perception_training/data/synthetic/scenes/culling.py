@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .intersection import Vector
-from .scene import MAX_DEPTH_M, Kind, SceneBatch
-from .tiling import CameraRays
-from .unit_frames import rigid_inverse
+from perception_training.data.synthetic.scenes.intersection import Vector
+from perception_training.data.synthetic.scenes.scene import MAX_DEPTH_M, Kind, SceneBatch
+from perception_training.data.synthetic.scenes.tiling import CameraRays
+from perception_training.data.synthetic.scenes.unit_frames import rigid_inverse
 
 _SLACK_M = 1e-3
 """Boxes are taken this much larger, so that rounding leaves no pair out."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .scene import Kind
+from perception_training.data.synthetic.scenes.scene import Kind
 
 Vector = tuple[Tensor, Tensor, Tensor]
 """x, y and z as separate tensors: each operation then runs over contiguous memory."""

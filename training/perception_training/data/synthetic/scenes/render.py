@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from .casting import Bundle, Hits, first_hits
-from .culling import seen_from_camera
-from .intersection import Vector
-from .scene import MAX_DEPTH_M, SceneBatch
-from .shading import lit_by, radiance, sky
-from .surface import PrimitiveTable, Surface, surfaces
-from .tiling import CameraRays, Tiling, camera_rays
-from .unit_frames import unit_from_world
+from perception_training.data.synthetic.scenes.casting import Bundle, Hits, first_hits
+from perception_training.data.synthetic.scenes.culling import seen_from_camera
+from perception_training.data.synthetic.scenes.intersection import Vector
+from perception_training.data.synthetic.scenes.scene import MAX_DEPTH_M, SceneBatch
+from perception_training.data.synthetic.scenes.shading import lit_by, radiance, sky
+from perception_training.data.synthetic.scenes.surface import PrimitiveTable, Surface, surfaces
+from perception_training.data.synthetic.scenes.tiling import CameraRays, Tiling, camera_rays
+from perception_training.data.synthetic.scenes.unit_frames import unit_from_world
 
 NEAR_M = 1e-3
 """Surfaces nearer to the camera than this along z are not seen."""

@@ -28,8 +28,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from perception.core.errors import InputError
-
-from .texture_stack import TextureStack
+from perception_training.data.synthetic.scenes.texture_stack import TextureStack
 
 MAX_DEPTH_M = 1000.0
 """What is farther along z than this is background."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .casting import Bundle, first_hits
-from .culling import seen_from_light
-from .intersection import Vector
-from .scene import SceneBatch
-from .surface import Surface, dot, normalised
-from .tiling import CameraRays, RaysTo
-from .unit_frames import unit_from_world
+from perception_training.data.synthetic.scenes.casting import Bundle, first_hits
+from perception_training.data.synthetic.scenes.culling import seen_from_light
+from perception_training.data.synthetic.scenes.intersection import Vector
+from perception_training.data.synthetic.scenes.scene import SceneBatch
+from perception_training.data.synthetic.scenes.surface import Surface, dot, normalised
+from perception_training.data.synthetic.scenes.tiling import CameraRays, RaysTo
+from perception_training.data.synthetic.scenes.unit_frames import unit_from_world
 
 _SHADOW_NEAR = 1e-4
 _SHADOW_FAR = 1 - 5e-4

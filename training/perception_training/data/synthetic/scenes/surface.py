@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .casting import Hits
-from .intersection import HeightGrids, Vector, height_slopes
-from .scene import Kind, SceneBatch
-from .texture_stack import TextureStack
-from .tiling import CameraRays
-from .unit_frames import half_extents
+from perception_training.data.synthetic.scenes.casting import Hits
+from perception_training.data.synthetic.scenes.intersection import HeightGrids, Vector, height_slopes
+from perception_training.data.synthetic.scenes.scene import Kind, SceneBatch
+from perception_training.data.synthetic.scenes.texture_stack import TextureStack
+from perception_training.data.synthetic.scenes.tiling import CameraRays
+from perception_training.data.synthetic.scenes.unit_frames import half_extents
 
 _FACE_SHIFT = 0.37
 """Repeats by which the texture moves from one face of a box to the next, so that faces differ."""

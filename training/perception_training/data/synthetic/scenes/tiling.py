@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .intersection import Vector
-from .scene import SceneBatch
+from perception_training.data.synthetic.scenes.intersection import Vector
+from perception_training.data.synthetic.scenes.scene import SceneBatch
 
 
 @dataclass(frozen=True)

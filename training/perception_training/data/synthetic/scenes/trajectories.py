@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from perception.core.errors import InputError
-
-from .casting import Bundle, Hits, first_hits
-from .render import NEAR_M
-from .scene import MAX_DEPTH_M, SceneBatch
-from .tiling import RaysTo
-from .unit_frames import rigid_inverse, unit_from_world
+from perception_training.data.synthetic.scenes.casting import Bundle, Hits, first_hits
+from perception_training.data.synthetic.scenes.render import NEAR_M
+from perception_training.data.synthetic.scenes.scene import MAX_DEPTH_M, SceneBatch
+from perception_training.data.synthetic.scenes.tiling import RaysTo
+from perception_training.data.synthetic.scenes.unit_frames import rigid_inverse, unit_from_world
 
 _HIDDEN_BEFORE = 1 - 1e-6
 """A surface before this share of the depth hides a point; the point's own surface lies at 1 up to the rounding of float64."""

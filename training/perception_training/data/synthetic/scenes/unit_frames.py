@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .scene import Kind, SceneBatch
+from perception_training.data.synthetic.scenes.scene import Kind, SceneBatch
 
 _SMALLEST_SIZE = 1e-6
 
