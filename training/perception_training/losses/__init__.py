@@ -1,0 +1,1 @@
+"""Loss terms: pure functions that return scalars and log nothing."""
