@@ -29,6 +29,8 @@ class Program:
     name: str
     package: str
     commands: Mapping[str, str]
+    noun: str = "command"
+    """What an unknown name is said to be."""
 
     def usage(self) -> str:
         """The list of commands."""
@@ -45,7 +47,7 @@ class Program:
         if name not in self.commands:
             near = difflib.get_close_matches(name, self.commands, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            print(f"error: unknown command {name!r}; known: {', '.join(self.commands)}{hint}", file=sys.stderr)
+            print(f"error: unknown {self.noun} {name!r}; known: {', '.join(self.commands)}{hint}", file=sys.stderr)
             return EXIT_ERROR
         previous = signal.signal(signal.SIGTERM, _terminate)
         try:
@@ -68,11 +70,16 @@ class Program:
         return module.run(read_arguments(module.Arguments, arguments, prog, module.__doc__))
 
 
-def read_arguments(kind: type, arguments: Sequence[str], prog: str, description: str | None) -> object:
-    """An instance of the dataclass `kind` from command-line words; prints help or what is wrong, and exits, as command lines do."""
+def read_arguments(kind: type, arguments: Sequence[str], prog: str, description: str | None, default: object = None) -> object:
+    """An instance of the dataclass `kind` from command-line words; prints help or what is wrong, and exits, as command lines do.
+
+    default: an instance whose values hold where the words say nothing.
+    """
     import tyro
 
-    return tyro.cli(kind, args=arguments, prog=prog, description=description)
+    if default is None:
+        return tyro.cli(kind, args=arguments, prog=prog, description=description)
+    return tyro.cli(kind, args=arguments, prog=prog, description=description, default=default)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

@@ -57,8 +57,8 @@ class ScheduleConfig(Checked):
 class TrainConfig(Checked):
     """How a task is trained, whatever it is."""
 
-    out: str = "runs/run"
-    """Run folder: configuration, environment, logs, checkpoints, export."""
+    out: str = ""
+    """Run folder: configuration, environment, logs, checkpoints, export. Left empty: runs/NAME OF THE RECIPE."""
     resume: bool = False
     """Go on from the last checkpoint of the run folder (from the start where there is none yet)."""
     steps: Annotated[int, Range(0)] = 1000
@@ -97,3 +97,5 @@ class TrainConfig(Checked):
     """Steps between lines of the logs; the first and the last step always have one."""
     evaluate_every: Annotated[int, Range(0)] = 0
     """Steps between evaluations of the task; 0: only after the last step."""
+    evaluate_at: tuple[int, ...] = ()
+    """Evaluate after these numbers of steps as well; 0 is before the first."""

@@ -21,6 +21,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: _own_memory(tensor) for name, tensor in tensors.items()}, partial, dict(metadata) if metadata is not None else None)
+        partial.chmod(0o644)  # safetensors makes files that only their owner can read
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
