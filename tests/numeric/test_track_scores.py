@@ -122,6 +122,16 @@ def test_a_distance_on_the_threshold_is_not_within_it() -> None:
     assert scores.points_within.tolist() == [0, 0, 0, 1, 1]
 
 
+def test_query_frames_are_rounded_halves_to_even() -> None:
+    """0.6 and 1.5 mean frames 1 and 2, 0.5 means frame 0."""
+    true, seen = np.zeros((1, 4, 2)), np.zeros((1, 4), np.bool_)
+    points = true + 100.0 * (np.arange(4) >= 2)[:, None]
+    scores = [track_scores(points, seen, true, seen, np.array([query]), "first") for query in (0.5, 0.6, 1.5)]
+    assert_close(np.array([score.average_points_within for score in scores]), np.array([1 / 3, 0.0, 0.0]))
+    strided = [track_scores(points, seen, true, seen, np.array([query]), "strided") for query in (0.5, 0.6, 1.5)]
+    assert_close(np.array([score.average_points_within for score in strided]), np.array([1 / 3, 1 / 3, 2 / 3]))
+
+
 def test_a_lost_point_is_far_off_and_nothing_to_count_is_nan() -> None:
     true = np.zeros((1, 3, 2))
     seen = np.zeros((1, 3), np.bool_)
