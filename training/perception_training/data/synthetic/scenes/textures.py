@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import skimage
 from numpy.typing import NDArray
+from PIL import Image
 
 from perception.io.images import list_images, read_image
 from perception.rendering.procedural_textures import blend, noise, printed, random_color, tiles, wall, wood
@@ -55,7 +56,9 @@ def photographs(folder: str | None = None) -> tuple[NDArray[np.uint8], ...]:
     """All photographs (height, width, 3): those of scikit-image that lie on this machine and, where a folder is given, the images in it."""
     shipped = Path(skimage.__file__).parent / "data"
     paths = [shipped / name for name in PHOTOGRAPHS if (shipped / name).exists()]
-    return tuple(read_image(path) for path in paths + (list_images(folder) if folder else []))
+    # Pillow, because OpenCV prints a warning about the colour profile of one of them.
+    pictures = tuple(np.asarray(Image.open(path).convert("RGB")) for path in paths)
+    return pictures + tuple(read_image(path) for path in (list_images(folder) if folder else []))
 
 
 def texture(rng: np.random.Generator, share_photographs: float = 0.5, share_plain: float = 0.15, folder: str | None = None) -> NDArray[np.uint8]:
