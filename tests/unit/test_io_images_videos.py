@@ -21,6 +21,7 @@ def smooth(index, height=48, width=64):
 def test_images_round_trip_and_natural_order(tmp_path):
     for index in (10, 9, 100):
         images.write_image(tmp_path / f"view{index}.png", smooth(index))
+    (tmp_path / "folder.png").mkdir()
     assert [path.name for path in images.list_images(tmp_path)] == ["view9.png", "view10.png", "view100.png"]
     np.testing.assert_array_equal(images.read_image(tmp_path / "view9.png"), smooth(9))
     depth = np.arange(12, dtype=np.uint16).reshape(3, 4) * 1000

@@ -30,7 +30,7 @@ def list_images(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"image folder {folder}: no such folder")
-    found = sorted((path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES), key=natural_key)
+    found = sorted((path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()), key=natural_key)
     if not found:
         raise InputError(f"folder {folder} holds no images (looked for {', '.join(IMAGE_SUFFIXES)})")
     return found
