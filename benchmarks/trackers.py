@@ -1,15 +1,16 @@
 """Frames per second of the point trackers, their memory, and what share of the machine's matrix products CoTracker3 reaches.
 
-    .venv/bin/python benchmarks/trackers.py [--video FILE] [--repeats 3] [--threads 2] [--device cpu|cuda]
+    .venv/bin/python benchmarks/trackers.py [--video FILE] [--repeats 3] [--device cpu|cuda]
 
 CoTracker3 has its published size, random weights, 16 frames of 384x512, 256 points and 36 support points, 6 iterations; the parts of a window are
-timed, the window is their sum (all iterations cost the same). Prints Markdown tables. Variants run interleaved; the best time of each counts, so
-that a busy machine disturbs little. Memory is the peak beyond what was there before.
+timed, the window is their sum (all iterations cost the same). Prints Markdown tables. Variants run interleaved and the best time of each counts;
+on the CPU it is processor time of one thread, which other programs on the machine hardly change. Memory is the peak beyond what was there before.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -23,7 +24,6 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from perception.core.timing import Stopwatch
 from perception.io.videos import VideoReader
 from perception.models.cotracker3 import ONLINE, CoTracker3
 from perception.models.cotracker3.correlation import correlate
@@ -60,12 +60,10 @@ def best_times_s(runs: dict[str, Callable[[], object]], repeats: int, device: to
     best = dict.fromkeys(runs, float("inf"))
     for round_number in range(repeats + 1):
         for name, run in runs.items():
-            _wait(device)
-            watch = Stopwatch()
+            start_s = _now_s(device)
             run()
-            _wait(device)
             if round_number:
-                best[name] = min(best[name], watch.lap())
+                best[name] = min(best[name], _now_s(device) - start_s)
     return best
 
 
@@ -87,9 +85,11 @@ def _resident_mb(field: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1e3
 
 
-def _wait(device: torch.device) -> None:
+def _now_s(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.process_time()
 
 
 def lucas_kanade_rows(video: Path | None, repeats: int) -> None:
@@ -178,11 +178,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--video", type=Path, help="video for Lucas–Kanade; without it, moving noise")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    cv2.setNumThreads(arguments.threads)
-    torch.set_num_threads(arguments.threads)
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
     lucas_kanade_rows(arguments.video, arguments.repeats)
     cotracker_rows(arguments.repeats, torch.device(arguments.device))
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
-"""Memory for the gathered patches of one chunk of points, by device: what stays in the cache, and what fills a GPU."""
+CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
+"""Memory for the gathered patches of one chunk of points, by device: what stays near the cache, and what fills a GPU."""
 
 
 def query_patches(level: Tensor, frames: Tensor, points: Tensor, radius: int) -> Tensor:
