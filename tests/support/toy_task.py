@@ -39,6 +39,8 @@ class ToyConfig(Checked):
     """Behave as when the data set is not there."""
     step_s: float = 0.0
     """Time that a batch takes."""
+    double: bool = False
+    """Compute in float64, in which sums hardly depend on their order."""
 
 
 class ToyTask(Task):
@@ -49,6 +51,8 @@ class ToyTask(Task):
     def __init__(self, config: ToyConfig, train: TrainConfig) -> None:
         self.config, self.train = config, train
         self.module = nn.Sequential(nn.Linear(WIDTH, config.hidden), nn.Tanh(), nn.Dropout(config.dropout), nn.Linear(config.hidden, WIDTH))
+        if config.double:
+            self.module.double()
         self.truth = torch.from_numpy(np.random.default_rng(1).normal(size=(WIDTH, WIDTH)).astype(np.float32))
 
     def data(self, start, rank, world_size):
@@ -65,7 +69,7 @@ class ToyTask(Task):
             time.sleep(self.config.step_s)
         values = np.stack([np.random.default_rng((self.train.seed, number)).normal(size=WIDTH) for number in numbers]).astype(np.float32)
         values[[number == self.config.bad_sample for number in numbers]] = np.nan
-        inputs = torch.from_numpy(values)
+        inputs = torch.from_numpy(values).to(self.module[0].weight.dtype)
         names = tuple((f"{number}",) for number in numbers)
         return ToyBatch(inputs, inputs @ self.truth.to(inputs), ("toy",) * len(numbers), ("only",) * len(numbers), names)
 

@@ -24,7 +24,8 @@ class TrainProgram(Program):
         return (
             f"{Program(self.name, self.package, COMMANDS).usage()}\n\n"
             f"usage: {self.name} RECIPE [--field value ...]\n\n{recipes}\n\n"
-            f"`{self.name} RECIPE --help` lists its fields; `torchrun --nproc-per-node N -m perception_training.cli.main RECIPE ...` trains on N GPUs."
+            f"`{self.name} RECIPE --help` lists its fields.\n"
+            "`torchrun --nproc-per-node N -m perception_training.cli.main RECIPE ...` trains with N processes."
         )
 
     def run_command(self, name: str, arguments: Sequence[str]) -> int:

@@ -191,22 +191,23 @@ class Trainer:
         return StepFigures(loss, losses, values[0], learning_rate, data_s)
 
     def _stop_at(self, batches: list[Any], figures: StepFigures, folder: RunFolder) -> None:
-        """Save the batches that are to blame and say which they are."""
-        self.optimiser.zero_grad(set_to_none=True)
-        what = ", ".join(f"{name} = {value}" for name, value in {**figures.losses, "gradient norm": figures.gradient_norm}.items())
-        rank = f", rank {self.place.rank}" if self.place.world_size > 1 else ""
-        place = f"step {self.step + 1}{rank}"
+        """Save the batches that are to blame and say which they are, whichever rank has them."""
         sharded = is_sharded(self.task.module)  # then a pass needs all ranks, and a batch cannot be tried alone
         with undisturbed():
             culprits = find_culprits(batches, lambda batch: False if sharded else self._is_finite(batch))
-        if not culprits:
-            raise TrainingError(f"{place}: {what}; every batch of this rank alone is finite: look at the other ranks, or at what the step adds up")
+        self.optimiser.zero_grad(set_to_none=True)
+        terms = {**figures.losses, "gradient norm": figures.gradient_norm}
         texts = []
         for number, culprit in enumerate(culprits):
             target = folder.not_finite / f"step_{self.step + 1:08d}_rank_{self.place.rank}_batch_{number}"
-            entry = {"step": self.step + 1, "rank": self.place.rank, "gradient_norm": figures.gradient_norm, **figures.losses}
-            texts.append(f"{save_culprit(target, culprit, entry)}, saved in {target}")
-        raise TrainingError(f"{place}: not finite ({what}); comes from {'; '.join(texts)}")
+            what = save_culprit(target, culprit, {"step": self.step + 1, "rank": self.place.rank, **terms})
+            values = ", ".join(f"{name} = {value:.4g}" for name, value in terms.items())
+            rank = f" of rank {self.place.rank}" if self.place.world_size > 1 else ""
+            texts.append(f"{what}{rank} ({values}), saved in {target}")
+        # All ranks wait until all have saved: the first one that ends takes the others with it.
+        found = [text for rank_texts in self.place.gather(texts) for text in rank_texts]
+        cause = f"comes from {'; '.join(found)}" if found else "every batch alone is finite: look at what the step adds up"
+        raise TrainingError(f"step {self.step + 1}: loss or gradient is not finite; {cause}")
 
     def _is_finite(self, batch: Any) -> bool:
         """Whether loss and gradient of this batch alone are. Leaves `.grad` alone, whose hooks would wait for other ranks."""

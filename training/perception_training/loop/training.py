@@ -168,9 +168,9 @@ class _Run:
         with self.trainer.for_use():
             weights = module_tensors(self.trainer.task.module)
             if self.place.is_first:
-                cpu = {name: value.cpu() for name, value in weights.items()}
+                copies = {name: value.to("cpu", copy=True) for name, value in weights.items()}  # the module gets its own weights back afterwards
                 self.folder.export.mkdir(parents=True, exist_ok=True)
-                self.trainer.task.export(self.folder.export, cpu)
+                self.trainer.task.export(self.folder.export, copies)
                 display.say(f"done after step {self.trainer.step}: {self.folder.export}")
         self.place.wait_for_all()
 
