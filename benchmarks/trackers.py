@@ -10,6 +10,7 @@ on the CPU it is processor time of one thread, which other programs on the machi
 from __future__ import annotations
 
 import argparse
+import ctypes
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -74,6 +75,7 @@ def peak_memory_mb(run: Callable[[], object], device: torch.device) -> float:
         before = torch.cuda.memory_allocated(device)
         run()
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    ctypes.CDLL(None).malloc_trim(0)  # what earlier runs gave back would hide what this one takes
     Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew
     before = _resident_mb("VmRSS")
     run()
