@@ -13,6 +13,7 @@ Two forms, with G(x) = sigmoid(x / temperature), s similarities of the positives
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -24,8 +25,8 @@ from perception.core.errors import InputError
 
 Form = Literal["mef_code", "brown"]
 
-_BLOCK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
-"""Entries of the matrices of one block: few enough for the cache of a CPU core, many enough to fill a GPU."""
+_BLOCK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 24}
+"""Entries of the matrices of one block: few enough for little memory, many enough that starting an operation costs nothing."""
 
 
 class SmoothAP(NamedTuple):
@@ -46,7 +47,8 @@ class _Settings:
 
 @dataclass(frozen=True)
 class _Block:
-    """What one block of queries adds: sum of the losses of its anchors, their number, and the gradient of that sum by the scores (rows, items)."""
+    """What one block of queries adds: sum of the losses of its anchors, their number, and the gradient of that sum by
+    the scores / temperature (rows, items)."""
 
     loss_sum: Tensor
     num: int
@@ -102,17 +104,20 @@ class _Function(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, item: Tensor, query_points: Tensor, item_points: Tensor, settings: _Settings) -> tuple[Tensor, Tensor]:
         grad_query, grad_item = torch.zeros_like(query), torch.zeros_like(item)
         total, num = query.new_zeros(()), 0
-        rows = max(1, _block_elements(query) // max(1, item.shape[1]))
         for number in range(len(query)):
-            for start in range(0, query.shape[1], rows):
-                part = slice(start, start + rows)
-                block, used = _of_rows(query[number, part], item[number], query_points[number, part], item_points[number], settings)
-                if block is not None:
-                    total, num = total + block.loss_sum, num + block.num
-                    grad_query[number, part].index_add_(0, used, block.grad_scores @ item[number])
-                    grad_item[number].addmm_(block.grad_scores.T, query[number, part][used])
+            row, col = _positives(query_points[number], item_points[number], settings.positive_below)
+            # Only queries with a positive are computed; `row` then counts among these.
+            used, row = row.unique(return_inverse=True)
+            for rows, pairs in _blocks(row, len(used), item.shape[1], _block_elements(query)):
+                chosen = used[rows]
+                scores = torch.addmm(query.new_zeros(()), query[number, chosen], item[number].T, alpha=1 / settings.temperature)
+                is_far = torch.cdist(query_points[number, chosen], item_points[number]) > settings.negative_above
+                block = _FORMS[settings.form](scores, is_far, row[pairs] - rows.start, col[pairs], 1 / settings.temperature)
+                total, num = total + block.loss_sum, num + block.num
+                grad_query[number].index_add_(0, chosen, block.grad_scores @ item[number])
+                grad_item[number].addmm_(block.grad_scores.T, query[number, chosen])
         ctx.save_for_backward(grad_query, grad_item)
-        ctx.num = num
+        ctx.scale = 1 / (settings.temperature * max(1, num))
         count = torch.tensor(num, device=query.device)
         ctx.mark_non_differentiable(count)
         return total / max(1, num), count
@@ -121,49 +126,58 @@ class _Function(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor, _grad_count: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # as it is under create_graph
             raise RuntimeError("SmoothAP has no second derivative: its gradient was computed without a graph; leave create_graph off")
-        scale = grad_loss / max(1, ctx.num)
+        scale = grad_loss * ctx.scale
         grad_query, grad_item = (grad * scale if needed else None for grad, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False))
         return grad_query, grad_item, None, None, None
 
 
-def _of_rows(query: Tensor, item: Tensor, query_points: Tensor, item_points: Tensor, settings: _Settings) -> tuple[_Block | None, Tensor]:
-    """The block of some queries, and which of them have a positive: only these are computed."""
-    distances = torch.cdist(query_points, item_points)
-    row, col = torch.nonzero(distances < settings.positive_below, as_tuple=True)
-    used, row = row.unique(return_inverse=True)
-    if not len(row):
-        return None, used
-    scores = query[used] @ item.T
+def _positives(query_points: Tensor, item_points: Tensor, below: float) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the positive pairs, sorted by row."""
+    size = max(1, 8 * _block_elements(query_points) // max(1, len(item_points)))
+    found = [
+        torch.nonzero(torch.cdist(part, item_points) < below) + torch.tensor([number * size, 0], device=part.device)
+        for number, part in enumerate(query_points.split(size))
+    ]
+    pairs = torch.cat(found)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _blocks(row: Tensor, num_rows: int, num_items: int, elements: int) -> Iterator[tuple[slice, slice]]:
+    """Rows in blocks, and with each the slice of the pairs, which are sorted by row, that lie in it."""
+    size = max(1, elements // max(1, num_items))
+    starts = list(range(0, num_rows, size))
+    ends = torch.searchsorted(row, torch.tensor([*starts[1:], num_rows], device=row.device)).tolist() if starts else []
+    for start, first, last in zip(starts, [0, *ends], ends, strict=False):
+        yield slice(start, min(start + size, num_rows)), slice(first, last)
+
+
+def _mef_code(scores: Tensor, is_far: Tensor, row: Tensor, col: Tensor, scale: float) -> _Block:
+    """scores (rows, items), multiplied by `scale` = 1 / temperature, as gaps and derivatives are here · is_far: which are negatives ·
+    row, col (num,): positive pairs, sorted by row. Overwrites scores."""
     anchors = scores[row, col]
-    is_negative = distances[used] > settings.negative_above
-    hidden = scores.masked_fill_(~is_negative, -torch.inf)
-    compute = _mef_code if settings.form == "mef_code" else _brown
-    return compute(hidden, anchors, row, col, settings.temperature), used
-
-
-def _mef_code(hidden: Tensor, anchors: Tensor, row: Tensor, col: Tensor, temperature: float) -> _Block:
-    """hidden (rows, items): scores of negatives, -inf elsewhere · anchors (num,): scores of the positive pairs (row, col), sorted by row."""
-    grad = torch.zeros_like(hidden)
-    below_one, above_anchor = _step(anchors - 1, temperature), _step(1 - anchors, temperature)
-    negatives_above_one = _step(hidden - 1, temperature)
-    loss_1, grad_head_1, grad_num_1 = _precision_loss(1 + below_one, negatives_above_one.sum(1)[row])
+    hidden = scores.masked_fill_(~is_far, -torch.inf)
+    below_one, above_anchor = torch.sigmoid(anchors - scale), torch.sigmoid(scale - anchors)
+    above_one = torch.sigmoid(hidden - scale)
+    loss_1, grad_head_1, grad_num_1 = _precision_loss(1 + below_one, above_one.sum(1)[row])
     weight = torch.zeros_like(hidden[:, 0]).index_add_(0, row, grad_num_1)
-    grad.addcmul_(weight[:, None], _slope(negatives_above_one, temperature))
-    grad_anchor = grad_head_1 * below_one * (1 - below_one) / temperature
+    grad = _slope(above_one).mul_(weight[:, None])
+    grad_anchor = grad_head_1 * below_one * (1 - below_one)
     loss = loss_1.sum()
     for part in _parts(len(row), hidden):
-        negatives_above = _step(hidden[row[part]].sub_(anchors[part, None]), temperature)
-        loss_2, grad_head_2, grad_num_2 = _precision_loss(1 + above_anchor[part], negatives_above.sum(1))
-        slope = _slope(negatives_above, temperature).mul_(grad_num_2[:, None])
+        above = hidden[row[part]].sub_(anchors[part, None]).sigmoid_()
+        loss_2, grad_head_2, grad_num_2 = _precision_loss(1 + above_anchor[part], above.sum(1))
+        slope = _slope(above).mul_(grad_num_2[:, None])
         grad.index_add_(0, row[part], slope)
-        grad_anchor[part] -= slope.sum(1) + grad_head_2 * above_anchor[part] * (1 - above_anchor[part]) / temperature
+        grad_anchor[part] -= slope.sum(1) + grad_head_2 * above_anchor[part] * (1 - above_anchor[part])
         loss = loss + loss_2.sum()
     grad.index_put_((row, col), grad_anchor, accumulate=True)
-    return _Block(loss / 2, len(row), grad / 2)
+    return _Block(loss / 2, len(row), grad.div_(2))
 
 
-def _brown(hidden: Tensor, anchors: Tensor, row: Tensor, col: Tensor, temperature: float) -> _Block:
+def _brown(scores: Tensor, is_far: Tensor, row: Tensor, col: Tensor, scale: float) -> _Block:
     """As `_mef_code`. The positives of a row stand side by side in `padded`, so that each is compared with the others of its row."""
+    anchors = scores[row, col]
+    hidden = scores.masked_fill_(~is_far, -torch.inf)
     grad = torch.zeros_like(hidden)
     count = torch.bincount(row, minlength=len(hidden))
     rank = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
@@ -173,27 +187,25 @@ def _brown(hidden: Tensor, anchors: Tensor, row: Tensor, col: Tensor, temperatur
     loss, grad_padded = hidden.new_zeros(()), torch.zeros_like(padded)
     for part in _parts(len(row), hidden):
         rows, own = row[part], (row[part], rank[part])
-        negatives_above = _step(hidden[rows].sub_(anchors[part, None]), temperature)
-        positives_above = _step(padded[rows].sub_(anchors[part, None]), temperature).scatter_(1, rank[part, None], 0)
-        loss_part, grad_head, grad_num = _precision_loss(1 + positives_above.sum(1), negatives_above.sum(1))
-        slope = _slope(negatives_above, temperature).mul_((share[part] * grad_num)[:, None])
-        slope_positives = _slope(positives_above, temperature).mul_((share[part] * grad_head)[:, None])
+        above = hidden[rows].sub_(anchors[part, None]).sigmoid_()
+        beside = padded[rows].sub_(anchors[part, None]).sigmoid_().scatter_(1, rank[part, None], 0)
+        loss_part, grad_head, grad_num = _precision_loss(1 + beside.sum(1), above.sum(1))
+        slope = _slope(above).mul_((share[part] * grad_num)[:, None])
+        slope_beside = _slope(beside).mul_((share[part] * grad_head)[:, None])
         grad.index_add_(0, rows, slope)
-        grad_padded.index_add_(0, rows, slope_positives)
-        grad_padded.index_put_(own, -slope.sum(1) - slope_positives.sum(1), accumulate=True)
+        grad_padded.index_add_(0, rows, slope_beside)
+        grad_padded.index_put_(own, -slope.sum(1) - slope_beside.sum(1), accumulate=True)
         loss = loss + (share[part] * loss_part).sum()
     grad.index_put_((row, col), grad_padded[row, rank], accumulate=True)
     return _Block(loss, len(hidden), grad)
 
 
-def _step(gap: Tensor, temperature: float) -> Tensor:
-    """The sigmoid in place of the step function; writes into `gap`."""
-    return gap.div_(temperature).sigmoid_()
+_FORMS = {"mef_code": _mef_code, "brown": _brown}
 
 
-def _slope(step: Tensor, temperature: float) -> Tensor:
-    """Derivative of the sigmoid by the gap, from its value; writes into `step`."""
-    return step.addcmul_(step, step, value=-1).div_(temperature)
+def _slope(step: Tensor) -> Tensor:
+    """Derivative of the sigmoid from its value; writes into `step`."""
+    return step.addcmul_(step, step, value=-1)
 
 
 def _precision_loss(head: Tensor, num_above: Tensor) -> tuple[Tensor, Tensor, Tensor]:
