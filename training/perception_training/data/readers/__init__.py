@@ -17,6 +17,7 @@ READERS: dict[str, str] = {
     "colmap": "colmap:Colmap",
     "dl3dv": "dl3dv:Dl3dv",
     "image_folders": "image_folders:ImageFolders",
+    "mesh_views": "mesh_views:MeshFolder",
     "mvimgnet": "mvimgnet:MvImgNet",
     "navi": "navi:Navi",
     "objaverse": "objaverse:Objaverse",

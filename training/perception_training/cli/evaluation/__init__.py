@@ -1,0 +1,1 @@
+"""`perception-eval`: one module for each command, loaded when it is called."""
