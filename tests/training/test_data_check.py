@@ -3,7 +3,6 @@
 import json
 import os
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -263,11 +262,13 @@ def test_errors_that_a_reader_should_not_let_through_are_problems_too(fake):
     assert report.counts.num_frames == 1
 
 
-def test_a_worker_that_is_killed_ends_the_walk_with_advice(monkeypatch, tmp_path):
-    class Deadly(SimpleNamespace):
-        def __len__(self):
-            os._exit(9)
+class DeadlyDataset(FakeDataset):
+    """Whoever opens its sequence dies."""
 
-    monkeypatch.setattr(FakeDataset, "sequence", Deadly(), raising=False)
+    def open_sequence(self, name):
+        os._exit(9)
+
+
+def test_a_worker_that_is_killed_ends_the_walk_with_advice(tmp_path):
     with pytest.raises(InputError, match="--num-workers 0"):
-        check.check_dataset(FakeDataset(tmp_path), num_workers=1)
+        check.check_dataset(DeadlyDataset(tmp_path), num_workers=1)

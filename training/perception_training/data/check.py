@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from perception.core.config import Checked, to_mapping
@@ -21,6 +19,7 @@ from perception.core.errors import InputError, PerceptionError
 from perception_training.data.decoder_messages import decoder_complaints
 from perception_training.data.sample import Sample, check_pose
 from perception_training.data.sequences import Dataset, FrameSequence
+from perception_training.data.worker_processes import one_thread_each, worker_context
 
 FIELDS = ("intrinsics", "pose", "depth", "masks", "normals", "tracks", "objects", "text", "times")
 """What a frame may have, as `FrameCounts.present` counts it."""
@@ -266,8 +265,7 @@ class _Pool:
         self._executor: ProcessPoolExecutor | None = None
         if num_workers:
             place = (type(dataset), dataset.root, dataset.options)
-            context = multiprocessing.get_context("fork")  # a spawned worker would import torch anew, which takes seconds
-            self._executor = ProcessPoolExecutor(num_workers, context, _start_worker, place)
+            self._executor = ProcessPoolExecutor(num_workers, worker_context(__name__), _start_worker, place)
 
     def __enter__(self) -> _Pool:
         return self
@@ -293,7 +291,7 @@ def _start_worker(kind: type[Dataset], root: Path, options: Checked) -> None:
     global _worker_walker  # a process pool hands its tasks to plain functions, so the walker must be reachable from one
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's business
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    cv2.setNumThreads(0)
+    one_thread_each()
     _worker_walker = _Walker(kind(root, options))
 
 

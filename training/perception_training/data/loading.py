@@ -7,14 +7,11 @@ together run through the stream without gaps. Workers send errors as values, so 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import cv2
-import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -22,6 +19,7 @@ from perception.core.config import Checked, Range
 from perception.core.errors import ConfigError, PerceptionError
 from perception_training.data.collation import Batch, collate
 from perception_training.data.mixture import Mixture, Skipped
+from perception_training.data.worker_processes import one_thread_each, worker_context
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -125,8 +123,8 @@ class Loader:
             collate_fn=_as_is,
             pin_memory=config.pin_memory,
             prefetch_factor=config.prefetch if has_workers else None,
-            worker_init_fn=_start_worker if has_workers else None,
-            multiprocessing_context=_process_context() if has_workers else None,
+            worker_init_fn=one_thread_each if has_workers else None,
+            multiprocessing_context=worker_context(__name__) if has_workers else None,
         )
         for delivery in loader:
             if delivery.error is not None:
@@ -148,22 +146,6 @@ def make_loader(mixture: Mixture, config: LoaderConfig | None = None, start_step
     return Loader(mixture, config if config is not None else LoaderConfig(), start_step, rank, world_size)
 
 
-def _process_context() -> Any:
-    """Workers come from a server process that has imported everything and started no threads.
-
-    A plain fork would copy locks of threads that the copy does not have: OpenCV's pool, Open3D's and CUDA's then wait for ever.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
-
-
 def _as_is(delivery: Any) -> Any:
     """Batches are collated in `_Numbered`, where errors are caught."""
     return delivery
-
-
-def _start_worker(_number: int) -> None:
-    """One thread for each worker: they share the cores."""
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)

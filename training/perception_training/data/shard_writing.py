@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import multiprocessing
 import os
 import tarfile
 from collections import deque
@@ -16,14 +15,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
-import cv2
-
 from perception.core.config import Checked, Range, to_mapping
 from perception.core.errors import InputError, PerceptionError
 from perception_training.data.frame_coding import CodingConfig
 from perception_training.data.sample import Sample
 from perception_training.data.sequences import Dataset
 from perception_training.data.shards import FORMAT, HEADER_BYTES, LIST_FILE, VERSION, EncodedClip, encode_clip, encode_sample, padded
+from perception_training.data.worker_processes import one_thread_each, worker_context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,10 +250,8 @@ def _encoded(dataset: Dataset, names: tuple[str, ...], config: ShardConfig, num_
         for name in names:
             yield encode_sequence(dataset, name, config)
         return
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
     waiting: deque[Future] = deque()
-    with ProcessPoolExecutor(num_workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(num_workers, worker_context(__name__), one_thread_each) as pool:
         try:
             for name in names:
                 waiting.append(pool.submit(encode_sequence, dataset, name, config))
