@@ -29,5 +29,11 @@ setup(
         *tree("config"),
         (f"lib/{PACKAGE}", sorted(path.as_posix() for path in Path("src/bin").glob("*") if path.is_file())),
     ],
-    entry_points={"console_scripts": ["perception = perception.cli.main:main", "perception-train = perception_training.cli.main:main"]},
+    entry_points={
+        "console_scripts": [
+            "perception = perception.cli.main:main",
+            "perception-train = perception_training.cli.main:main",
+            "perception-eval = perception_training.cli.evaluate:main",
+        ]
+    },
 )
