@@ -15,26 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from perception.core.errors import InputError
+from perception_training.losses.pairs_of_points import PairLoss, check_pair, check_thresholds
 
 Form = Literal["mef_code", "brown"]
 
 _BLOCK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 24}
 """Entries of the matrices of one block: few enough for little memory, many enough that starting an operation costs nothing."""
-
-
-class SmoothAP(NamedTuple):
-    """loss: scalar, 0 with zero gradient where nothing is positive · num_anchors: scalar int64, what the loss is the mean over: positive pairs
-    ("mef_code") or queries with a positive ("brown")."""
-
-    loss: Float[Tensor, ""]
-    num_anchors: Int[Tensor, ""]
 
 
 @dataclass(frozen=True)
@@ -65,36 +58,25 @@ def smooth_ap_loss(
     negative_above: float = 0.1,
     temperature: float = 0.01,
     form: Form = "mef_code",
-) -> SmoothAP:
+) -> PairLoss:
     """SmoothAP of queries among items, from the queries' side only (swap the arguments for the other one).
 
     Descriptors of unit length; half precision is computed in float32. Items nearer (strictly) in 3D than `positive_below` are positives, farther
     than `negative_above` negatives, in the unit of the points; what lies between is ignored, and so are points that are NaN. Distances are computed
     in the type of the points: float64 where coordinates are large against `positive_below`, since torch.cdist forms differences of squares.
-    Anchors of the whole batch are averaged together. A second derivative raises RuntimeError.
+    Anchors of the whole batch are averaged together: positive pairs ("mef_code") or queries with a positive ("brown").
+    A second derivative raises RuntimeError.
     """
-    _check(query, item, query_points, item_points)
-    if not 0 < positive_below <= negative_above or not temperature > 0:
-        raise InputError(
-            f"SmoothAP: positive_below = {positive_below}, negative_above = {negative_above}, temperature = {temperature}: "
-            "must be 0 < positive_below <= negative_above and temperature > 0"
-        )
+    check_pair("SmoothAP", query, item, query_points, item_points)
+    check_thresholds("SmoothAP", positive_below, negative_above)
+    if not temperature > 0:
+        raise InputError(f"SmoothAP: temperature = {temperature}: must be positive")
     exact = torch.promote_types(torch.promote_types(query.dtype, item.dtype), torch.float32)
     points = torch.promote_types(torch.promote_types(query_points.dtype, item_points.dtype), torch.float32)
     settings = _Settings(positive_below, negative_above, temperature, form)
     with torch.autocast(query.device.type, enabled=False):
         loss, num = _Function.apply(query.to(exact), item.to(exact), query_points.to(points), item_points.to(points), settings)
-    return SmoothAP(loss, num)
-
-
-def _check(query: Tensor, item: Tensor, query_points: Tensor, item_points: Tensor) -> None:
-    for name, descriptors, points in (("query", query, query_points), ("item", item, item_points)):
-        if descriptors.ndim != 3 or points.shape != (*descriptors.shape[:2], 3):
-            raise InputError(
-                f"SmoothAP: {name} descriptors {tuple(descriptors.shape)}, points {tuple(points.shape)}: must be (batch, n, dim), (batch, n, 3)"
-            )
-    if query.shape[::2] != item.shape[::2]:
-        raise InputError(f"SmoothAP: queries {tuple(query.shape)}, items {tuple(item.shape)}: batch and length of descriptors must be equal")
+    return PairLoss(loss, num)
 
 
 class _Function(torch.autograd.Function):
