@@ -52,6 +52,11 @@ class NetworkExtractor:
             self._dtype = torch.float32
         self._backends: OrderedDict[tuple[int, int], Backend] = OrderedDict()
 
+    @property
+    def network(self) -> DenseNetwork:
+        """The network itself, for training and for adapters; must not be changed once an image was extracted."""
+        return self._network
+
     def extract(self, image: NDArray[np.uint8]) -> tuple[torch.Tensor, Grid]:
         """image (height, width, 3) RGB → (dim, rows, cols) float32 unit descriptors of the cells centred inside the image, and their grid."""
         check_image(image, self.name)
