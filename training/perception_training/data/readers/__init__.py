@@ -18,7 +18,6 @@ READERS: dict[str, str] = {
     "dl3dv": "dl3dv:Dl3dv",
     "image_folders": "image_folders:ImageFolders",
     "mesh_views": "mesh_views:MeshFolder",
-    "mesh_views": "mesh_views:MeshViewsReader",
     "mvimgnet": "mvimgnet:MvImgNet",
     "navi": "navi:Navi",
     "objaverse": "objaverse:Objaverse",

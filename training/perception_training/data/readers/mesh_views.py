@@ -1,9 +1,11 @@
-"""Meshes on disk under the name `mesh_views`: views of each are rendered when they are asked for, as `perception-train render` would write them."""
+"""Views of meshes under the name `mesh_views`: rendered when a frame is asked for, by the same code as `perception-train render MESH...`.
+
+The root is a mesh or a folder of meshes. The world of a sequence is the mesh's normalised frame (longest side 1).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -16,35 +18,31 @@ from perception_training.data.synthetic.mesh_views.views import DATASET, find_me
 
 @dataclass(frozen=True, kw_only=True)
 class MeshViewsOptions(Checked):
-    """How the meshes are seen."""
+    """How the meshes are rendered."""
 
-    seed: Annotated[int, Range(0)] = 0
+    seed: Annotated[int, Range(0, 2**60)] = 0
     """Of lights and backgrounds."""
     views: MeshViewsConfig = field(default_factory=MeshViewsConfig)
-    """Viewpoints, size, light."""
+    """Views of each mesh."""
 
 
-class MeshViewsReader(Dataset):
-    """Every mesh file below the root (or the root itself) is a sequence `<folder>/<stem>`; the world is its normalised frame."""
+class MeshFolder(Dataset):
+    """Views of meshes, rendered as they are asked for. Sequences are named by folder and stem of their mesh."""
 
     name: ClassVar[str] = DATASET
     Options: ClassVar[type[Checked]] = MeshViewsOptions
     options: MeshViewsOptions
 
     def _list_sequences(self) -> tuple[str, ...]:
-        return tuple(sorted(self._paths))
-
-    @cached_property
-    def _paths(self) -> dict[str, Path]:
-        paths: dict[str, Path] = {}
+        self._paths: dict[str, Path] = {}
         for path in find_meshes(self.root):
             name = object_name(path)
-            if name in paths:
-                raise InputError(f"meshes {paths[name]} and {path} have one name, {name}: folder or file name must differ")
-            paths[name] = path
-        return paths
+            if name in self._paths:
+                raise InputError(f"meshes {self._paths[name]} and {path}: both are named {name}; names must differ")
+            self._paths[name] = path
+        return tuple(sorted(self._paths))
 
     def open_sequence(self, name: str) -> MeshViews:
         if name not in self._paths:
-            raise InputError(f"mesh_views {self.root}: no mesh {name!r}; there are {', '.join(self.sequence_names[:20])}")
-        return MeshViews(self._paths[name], self.options.views, self.options.seed, name)
+            raise InputError(f"{self.name} {self.root}: no mesh {name!r}; the first is {self.sequence_names[0]!r}")
+        return MeshViews(self._paths[name], self.options.views, self.options.seed)
