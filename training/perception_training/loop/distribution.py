@@ -65,7 +65,8 @@ def joined(config: TrainConfig) -> Iterator[Place]:
         raise ConfigError("TrainConfig.distribution = 'fsdp': needs several processes (torchrun); must be auto or ddp for one")
     starts_group = world_size > 1 and not dist.is_initialized()
     if starts_group:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        is_cuda = device.type == "cuda"
+        dist.init_process_group("nccl" if is_cuda else "gloo", device_id=device if is_cuda else None)
     try:
         yield Place(device, rank, world_size)
     finally:

@@ -1,4 +1,4 @@
-"""What is trained, as the trainer sees it. A method derives from `Task`; a recipe builds one."""
+"""What is trained, as the trainer sees it. Methods do not know of it; a recipe makes one from a method and its data."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Task(abc.ABC):
         """Batches `start`, `start` + 1, ... of this rank without end; asked for anew when a run is resumed.
 
         Batch k of a rank must be a pure function of (seed, k, rank, world_size). `data.loading.make_loader(mixture, LoaderConfig(batch_size=...,
-        num_workers=...), start, rank, world_size)` is one such. With accumulation a step takes several batches. A batch is a `data.collation.Batch`,
+        num_workers=..., pin_memory=...), start, rank, world_size)` is one such. With accumulation a step takes several batches. A batch is a `data.collation.Batch`,
         a dataclass, or a mapping or sequence of tensors (nested as you like); the trainer moves it to the device.
         """
 

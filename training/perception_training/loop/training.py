@@ -36,7 +36,7 @@ class TrainResult:
 
 
 def train(recipe: Recipe, name: str = "run") -> TrainResult:
-    """Train what `recipe` describes. Under torchrun every process calls this.
+    """Train what `recipe` describes. Under torchrun every process calls this, and the run folder lies where all machines see it.
 
     Raises PerceptionError for what a user can mend; KeyboardInterrupt or SystemExit after a signal, when a checkpoint of the last step is written.
     """
@@ -48,7 +48,7 @@ def train(recipe: Recipe, name: str = "run") -> TrainResult:
             raise InputError(
                 f"run folder {folder.root}: holds a run at step {checkpoint.step}; must be empty (--train.out DIR), or go on with it (--train.resume)"
             )
-        place.wait_for_all()  # nobody writes before all have looked
+        _check_all_see(checkpoint.step if checkpoint is not None else 0, folder, place)
         seed_all(config.seed)
         task = recipe.build()
         trainer = Trainer(task, config, place)
@@ -60,6 +60,13 @@ def train(recipe: Recipe, name: str = "run") -> TrainResult:
             return _Run(trainer, folder).go()
         finally:
             trainer.close()
+
+
+def _check_all_see(step: int, folder: RunFolder, place: Place) -> None:
+    """Also lets nobody write before all have looked."""
+    steps = place.gather(step)
+    if len(set(steps)) > 1:
+        raise InputError(f"run folder {folder.root}: the processes see checkpoints of steps {sorted(set(steps))}; must be on a disk that all share")
 
 
 class _Run:
@@ -149,7 +156,7 @@ class _Run:
     def _evaluate(self, display: Display) -> None:
         watch = Stopwatch()
         with self.trainer.for_use():
-            figures = dict(self.trainer.task.evaluate(self.trainer.step))
+            figures = {name: float(value) for name, value in self.trainer.task.evaluate(self.trainer.step).items()}
         self.place.wait_for_all()
         if figures:
             self.evaluations[self.trainer.step] = figures
