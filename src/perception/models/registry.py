@@ -13,6 +13,7 @@ EXTRACTORS: dict[str, str] = {
     "dense_sift_opencv": "perception.models.dense_sift:create_dense_sift_opencv",
     "alike_t": "perception.models.alike:create_alike",
     "alike_n": "perception.models.alike:create_alike",
+    "nano": "perception.models.nano:create_nano",
     **dict.fromkeys(VARIANTS, "perception.models.vit:create_vit"),
 }
 """Name → "module:factory"; a factory takes an ExtractorConfig and returns an Extractor."""

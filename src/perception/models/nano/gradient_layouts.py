@@ -1,0 +1,105 @@
+"""The fixed part of nano: oriented gradient energies at three or more scales and their SIFT-like layouts, as convolutions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_LUMINANCE = (0.299, 0.587, 0.114)
+_CELLS = 4
+"""A layout is 4 x 4 cells, as in SIFT."""
+_CELL_SPACING = 2
+"""Cells of a layout lie so many cells of its level apart."""
+_WINDOW = 2.0
+"""Standard deviation of the Gaussian window over a layout, in cells of the layout."""
+_SMALLEST_SQUARE = 1e-10
+_SMALLEST_NORM = 1e-4
+"""Of a layout of energies, which reach 1 for the strongest edge: flatter patches keep a short, harmless vector before they are rooted."""
+_LARGEST_ENTRY = 0.25
+"""No entry of a unit layout counts for more, so that one strong edge does not decide."""
+
+
+class GradientLayouts(nn.Module):
+    """Image → for each level its energies (batch, bins, rows, cols) and the layout around each cell (batch, 16 bins, rows, cols) of unit length.
+
+    Level i has one cell for each 4 * 2^i pixels; cell 0 of the finest level is centred on pixel 1.5. Nothing here is learned or stored with weights.
+    """
+
+    edges: Tensor
+    to_cells: Tensor
+    to_half: Tensor
+    smooth: Tensor
+    places: Tensor
+    window: Tensor
+
+    def __init__(self, bins: int, levels: int) -> None:
+        super().__init__()
+        self.bins, self.levels = bins, levels
+        angle = torch.arange(bins) * (2 * math.pi / bins)
+        edges = torch.zeros(bins, 1, 3, 3)
+        edges[:, 0, 1, 2], edges[:, 0, 1, 0] = torch.cos(angle) / 2, -torch.cos(angle) / 2
+        edges[:, 0, 2, 1], edges[:, 0, 0, 1] = torch.sin(angle) / 2, -torch.sin(angle) / 2
+        offset = (torch.arange(_CELLS) - (_CELLS - 1) / 2) ** 2
+        window = torch.exp(-(offset[:, None] + offset) / (2 * _WINDOW**2))
+        places = torch.eye(_CELLS**2).view(_CELLS**2, 1, _CELLS, _CELLS) * window
+        for name, kernel in {
+            "luminance": torch.tensor(_LUMINANCE).view(1, 3, 1, 1),
+            "edges": edges,
+            "to_cells": _separable((1, 3, 5, 7, 7, 5, 3, 1), bins),
+            "to_half": _separable((1, 3, 3, 1), bins),
+            "smooth": _separable((1, 2, 1), bins),
+            "places": places.repeat(bins, 1, 1, 1),
+            "window": (window**2).view(1, 1, _CELLS, _CELLS),
+        }.items():
+            self.register_buffer(name, kernel, persistent=False)
+
+    @property
+    def dim(self) -> int:
+        """Length of a layout."""
+        return _CELLS**2 * self.bins
+
+    def forward(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """image (batch, 3, height, width) RGB in [0, 1], sides a multiple of 4 * 2^(levels - 1)."""
+        energies = [self._energies(image)]
+        for _ in range(self.levels - 1):
+            energies.append(_filtered(energies[-1], self.to_half, padding=1, stride=2))
+        return energies, [self._layout(level) for level in energies]
+
+    def _energies(self, image: Tensor) -> Tensor:
+        """Gradient magnitude in each direction, summed up in cells. The share of a direction falls with the cube of the cosine.
+
+        Computed in float32 from whole grey levels whatever the type of the image is: in bfloat16 the faint gradients of flat areas would drown.
+        """
+        with torch.autocast(image.device.type, enabled=False):
+            levels = (image.float() * 255).round() / 255
+            grey = functional.conv2d(levels, self.luminance.float())
+            along = functional.conv2d(functional.pad(grey, (1, 1, 1, 1), mode="replicate"), self.edges.float())
+            quarter = self.bins // 4
+            square = along[:, :1] * along[:, :1] + along[:, quarter : quarter + 1] * along[:, quarter : quarter + 1] + _SMALLEST_SQUARE
+            positive = along.relu()
+            strength = positive * positive * positive / square
+            return _filtered(strength, self.to_cells.float(), padding=2, stride=4).to(image.dtype)
+
+    def _layout(self, energies: Tensor) -> Tensor:
+        """Energies of 4 x 4 places around each cell, cut and rooted as in RootSIFT (Arandjelovic and Zisserman, CVPR 2012)."""
+        smooth = _filtered(energies, self.smooth, padding=1)
+        reach = _CELL_SPACING * (_CELLS - 1) // 2
+        spread = _filtered(smooth, self.places, padding=reach, dilation=_CELL_SPACING)
+        square = (smooth * smooth).sum(1, keepdim=True)
+        length = functional.conv2d(square, self.window.to(square.dtype), padding=reach, dilation=_CELL_SPACING).sqrt().clamp(min=_SMALLEST_NORM)
+        cut = (spread / length).clamp(max=_LARGEST_ENTRY) + _SMALLEST_NORM / 10
+        return (cut / cut.sum(1, keepdim=True)).sqrt()
+
+
+def _separable(taps: tuple[int, ...], channels: int) -> Tensor:
+    """(channels, 1, n, n) of sum 1 for a convolution of each channel alone."""
+    line = torch.tensor(taps, dtype=torch.float32) / sum(taps)
+    return (line[:, None] * line)[None, None].repeat(channels, 1, 1, 1)
+
+
+def _filtered(maps: Tensor, kernel: Tensor, padding: int, stride: int = 1, dilation: int = 1) -> Tensor:
+    """Each channel alone under its kernels."""
+    return functional.conv2d(maps, kernel, stride=stride, padding=padding, dilation=dilation, groups=maps.shape[1])

@@ -1,0 +1,172 @@
+"""The network: fixed gradient layouts under a learned projection, plus what a small residual U-Net adds to them.
+
+At the start of training the output is that of dense root-normalised gradient histograms at several sizes, which already match; the U-Net, whose
+output starts near zero, learns what to add and how much each size counts at each pixel.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from perception.core.config import Checked, Range
+from perception.core.errors import ConfigError
+from perception.models.nano.gradient_layouts import GradientLayouts
+
+STRIDE_PX = 4
+OFFSET_PX = 1.5
+_FIRST_SHARE = 0.1
+"""Of the U-Net's output at the start of training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NanoConfig(Checked):
+    """Sizes of the network; they are stored with the weights."""
+
+    dim: Annotated[int, Range(8, 1024)] = 128
+    """Length of a descriptor."""
+    bins: Annotated[int, Range(4, 32)] = 8
+    """Directions of gradients, a multiple of 4."""
+    levels: Annotated[int, Range(1, 4)] = 3
+    """Sizes of gradient layouts; each is twice the one before."""
+    stem: Annotated[int, Range(1, 256)] = 16
+    """Channels at half the image's size."""
+    widths: Annotated[tuple[int, ...], Range(1, 1024)] = (32, 64, 128, 160)
+    """Channels at strides 4, 8, 16, ...; as many as `depths`, at least as many as `levels`."""
+    depths: Annotated[tuple[int, ...], Range(1, 32)] = (1, 2, 2, 2)
+    """Residual blocks at each stride."""
+    pyramid: Annotated[int, Range(1, 512)] = 64
+    """Channels on the way back to stride 4."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bins % 4:
+            raise ConfigError(f"NanoConfig.bins = {self.bins}: must be a multiple of 4")
+        if len(self.widths) != len(self.depths) or len(self.widths) < self.levels:
+            raise ConfigError(
+                f"NanoConfig: {len(self.widths)} widths, {len(self.depths)} depths, {self.levels} levels: must be as many widths as depths, "
+                "and no fewer than levels"
+            )
+        if self.widths[0] <= self.bins:
+            raise ConfigError(f"NanoConfig.widths[0] = {self.widths[0]}: must be more than bins, {self.bins}")
+
+
+class _Unit(nn.Module):
+    """Convolution without bias and batch norm; `folded` makes one convolution of them."""
+
+    def __init__(self, num_in: int, num_out: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(num_in, num_out, kernel, stride, kernel // 2, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(num_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.norm(self.conv(x))
+        return result
+
+    def fold(self) -> None:
+        """In place; only for evaluation."""
+        assert isinstance(self.norm, nn.BatchNorm2d)
+        self.conv, self.norm = fuse_conv_bn_eval(self.conv.eval(), self.norm.eval()), nn.Identity()
+
+
+class _Residual(nn.Module):
+    """Two 3x3 convolutions around which the input is added; an identity at the start of training."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.second = _Unit(channels, channels, 3), _Unit(channels, channels, 3)
+        assert isinstance(self.second.norm, nn.BatchNorm2d)
+        nn.init.zeros_(self.second.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(x + self.second(functional.relu(self.first(x))))
+
+
+class NanoNetwork(nn.Module):
+    """Images → unit descriptors on a grid of stride 4 px whose first cell is centred on pixel 1.5."""
+
+    def __init__(self, config: NanoConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config if config is not None else NanoConfig()
+        self.dim, self.stride_px, self.offset_px = config.dim, STRIDE_PX, OFFSET_PX
+        self.multiple_px = STRIDE_PX * 2 ** (len(config.widths) - 1)
+        self.layouts = GradientLayouts(config.bins, config.levels)
+        self.stem = nn.ModuleList([_Unit(3, config.stem, 5, 2), _Unit(config.stem, config.widths[0] - config.bins, 3, 2)])
+        self.down = nn.ModuleList(
+            [
+                _Unit(before + config.bins * (number <= config.levels), after, 3, 2)
+                for number, (before, after) in enumerate(zip(config.widths, config.widths[1:], strict=False), 1)
+            ]
+        )
+        self.blocks = nn.ModuleList(
+            [nn.Sequential(*(_Residual(width) for _ in range(depth))) for width, depth in zip(config.widths, config.depths, strict=True)]
+        )
+        self.lateral = nn.ModuleList([nn.Conv2d(width, config.pyramid, 1) for width in config.widths])
+        self.up = nn.ModuleList([nn.Conv2d(config.pyramid, config.pyramid, 3, padding=1) for _ in config.widths[1:]])
+        self.out = nn.Conv2d(config.pyramid, config.dim, 1)
+        self.gate = nn.Conv2d(config.pyramid, config.levels, 1)
+        self.project = nn.ModuleList([nn.Conv2d(self.layouts.dim, config.dim, 1, bias=False) for _ in range(config.levels)])
+        self._reset()
+
+    @torch.no_grad()
+    def _reset(self) -> None:
+        """Start as a random orthogonal projection of the layouts, all sizes counting alike."""
+        whole = torch.empty(self.dim, self.layouts.dim * self.config.levels)
+        nn.init.orthogonal_(whole)
+        for layer, part in zip(self.project, whole.split(self.layouts.dim, dim=1), strict=True):
+            layer.weight.copy_(part[:, :, None, None])
+        self.out.weight.mul_(_FIRST_SHARE)
+        for tensor in (self.out.bias, self.gate.weight, self.gate.bias):
+            assert tensor is not None
+            nn.init.zeros_(tensor)
+
+    def prepare(self, height: int, width: int) -> None:
+        """Nothing depends on the image size."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image (batch, 3, height, width) RGB in [0, 1], sides multiples of `multiple_px` → (batch, dim, height / 4, width / 4)."""
+        image = image.contiguous(memory_format=torch.channels_last)
+        energies, layouts = self.layouts(image)
+        context = self._context(image - 0.5, [torch.log1p(100 * level) for level in energies])
+        gates = self.gate(context).exp()
+        result: Tensor = self.out(context)
+        for number, (layout, project) in enumerate(zip(layouts, self.project, strict=True)):
+            part = _enlarged(project(layout), 2**number)
+            result = result + gates[:, number : number + 1] * part
+        return functional.normalize(result, dim=1)
+
+    def _context(self, image: Tensor, energies: list[Tensor]) -> Tensor:
+        """What the U-Net knows of each cell of stride 4, (batch, pyramid, rows, cols)."""
+        x = image
+        for unit in self.stem:
+            x = functional.relu(unit(x))
+        x = self.blocks[0](torch.cat([x, energies[0]], dim=1))
+        found = [x]
+        for number, (unit, blocks) in enumerate(zip(self.down, list(self.blocks)[1:], strict=True)):
+            if number < self.config.levels:
+                x = torch.cat([x, energies[number]], dim=1)
+            x = blocks(functional.relu(unit(x)))
+            found.append(x)
+        x = self.lateral[-1](found[-1])
+        for number in reversed(range(len(self.up))):
+            x = functional.relu(self.up[number](_enlarged(x, 2) + self.lateral[number](found[number])))
+        return x
+
+
+def _enlarged(x: Tensor, factor: int) -> Tensor:
+    return x if factor == 1 else functional.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
+
+
+def folded(network: NanoNetwork) -> NanoNetwork:
+    """A copy for evaluation without batch norms, its convolutions channels last: the same result in less time."""
+    copied = copy.deepcopy(network).eval().requires_grad_(False)
+    for module in copied.modules():
+        if isinstance(module, _Unit):
+            module.fold()
+    return copied.to(memory_format=torch.channels_last)
