@@ -91,7 +91,7 @@ def _from_depth(batch: Batch, row: int, view: int, num: int, least: int) -> tupl
     assert batch.depth_m is not None
     depth = batch.depth_m[row, view]
     usable = depth > 0
-    if batch.masks is not None and bool(batch.has_masks[row]) and bool(batch.masks[row, view].any()):
+    if batch.masks is not None and bool(batch.has_masks[row, view]):
         usable &= batch.masks[row, view] > 0
     if batch.dynamic is not None and bool(batch.has_dynamic[row]):
         usable &= ~batch.dynamic[row, view]
@@ -118,7 +118,7 @@ def _from_tracks(batch: Batch, row: int, view: int, num: int, least: int) -> tup
     seen = batch.track_known[row, view] & batch.track_visible[row, view] & batch.track_world_known[row, view]
     seen &= ((pixels >= 0) & (pixels <= size - 1)).all(1)
     places = seen.nonzero()[:, 0]
-    if batch.masks is not None and bool(batch.has_masks[row]) and bool(batch.masks[row, view].any()):
+    if batch.masks is not None and bool(batch.has_masks[row, view]):
         column, line = pixels[places].round().long().unbind(1)
         places = places[batch.masks[row, view, line, column] > 0]
     if len(places) < least:
