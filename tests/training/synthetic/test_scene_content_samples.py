@@ -135,6 +135,12 @@ def test_tracked_points_keep_their_place_on_their_object() -> None:
             assert (local < item.bounds[1] + 1e-3).all()
 
 
+def test_clips_without_tracks() -> None:
+    sample = render_clip(ScenesConfig(height=24, width=32, num_frames=2, num_tracks=0), 3)
+    assert sample.tracks is not None
+    assert sample.tracks.points_px.shape == (2, 0, 2)
+
+
 def test_effects_change_images_only() -> None:
     strong, plain = (render_clip(replace(SMALL, effects=effects), 9) for effects in (STRONG, PLAIN))
     assert np.abs(np.stack(strong.images).astype(int) - np.stack(plain.images)).mean() > 2

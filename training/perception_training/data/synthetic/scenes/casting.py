@@ -82,7 +82,7 @@ def _aside(like: Tensor) -> Tensor:
 def _hit_all(scene: SceneBatch, bundle: Bundle, kind: Kind, members: Tensor, t: Tensor, primitive: Tensor) -> None:
     """Improve t and primitive by every primitive of `kind`. members (B, n), -1 is padding."""
     num_members = members.shape[1]
-    rows_together = max(1, _PAIRS_TOGETHER_GPU // (num_members * t.shape[1]))
+    rows_together = max(1, _PAIRS_TOGETHER_GPU // max(1, num_members * t.shape[1]))
     clip = bundle.frame // scene.num_frames
     for start in range(0, len(t), rows_together):
         rows = slice(start, start + rows_together)
