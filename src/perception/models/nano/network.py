@@ -70,9 +70,9 @@ class _Unit(nn.Module):
         return result
 
     def fold(self) -> None:
-        """In place; only for evaluation."""
-        assert isinstance(self.norm, nn.BatchNorm2d)
-        self.conv, self.norm = fuse_conv_bn_eval(self.conv.eval(), self.norm.eval()), nn.Identity()
+        """In place, unless it is done already; only for evaluation."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.conv, self.norm = fuse_conv_bn_eval(self.conv.eval(), self.norm.eval()), nn.Identity()
 
 
 class _Residual(nn.Module):
@@ -90,6 +90,8 @@ class _Residual(nn.Module):
 
 class NanoNetwork(nn.Module):
     """Images → unit descriptors on a grid of stride 4 px whose first cell is centred on pixel 1.5."""
+
+    takes_batches = True
 
     def __init__(self, config: NanoConfig | None = None) -> None:
         super().__init__()

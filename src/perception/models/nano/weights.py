@@ -13,14 +13,14 @@ from torch import Tensor
 
 from perception.core.config import from_mapping, to_mapping
 from perception.core.errors import ConfigError, WeightsError
-from perception.models.nano.network import NanoConfig, NanoNetwork
+from perception.models.nano.network import NanoConfig, NanoNetwork, folded
 from perception.models.weights import load_into, read_state_dict
 
 FORMAT = "perception nano 1"
 
 
 def write_nano(path: Path, config: NanoConfig, weights: Mapping[str, Tensor]) -> None:
-    """Write the state of a network (`state_dict()`), kernels in float16 and the few other numbers in float32."""
+    """Write the state (`state_dict()`) of a network, folded or not, kernels in float16 and the few other numbers in float32."""
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = {
         name: tensor.detach().cpu().to(torch.float16 if tensor.ndim == 4 else torch.float32).contiguous()
@@ -31,7 +31,10 @@ def write_nano(path: Path, config: NanoConfig, weights: Mapping[str, Tensor]) ->
 
 
 def read_nano(path: Path) -> NanoNetwork:
-    """The network with its weights, in float32. Raises WeightsError for a file that is not one of nano or does not fit the sizes it names."""
+    """The network with its weights, in float32, folded if it was folded when it was written.
+
+    Raises WeightsError for a file that is not one of nano or does not fit the sizes it names.
+    """
     tensors = read_state_dict(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -45,6 +48,8 @@ def read_nano(path: Path) -> NanoNetwork:
     except (KeyError, ValueError, ConfigError) as error:
         raise WeightsError(f"weights {path}: its metadata name no sizes of a nano network ({error})") from error
     network = NanoNetwork(config)
+    if not any(".norm." in name for name in tensors):
+        network = folded(network)
     counters = tuple(name for name in network.state_dict() if name.endswith(".num_batches_tracked"))
     load_into(network, tensors, str(path), optional=counters)
     return network.eval()

@@ -1,0 +1,116 @@
+"""Recipes of nano, the features that ship: pretraining on procedural scenes and homographies of photographs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from perception.core.config import Checked
+from perception.models.nano import NanoConfig
+from perception_training.data.augmentation import AugmentationConfig
+from perception_training.data.augmentation.colour import ColourConfig
+from perception_training.data.augmentation.pipeline import ShiftScaleRotateConfig
+from perception_training.data.synthetic.homographies import HomographiesConfig
+from perception_training.data.synthetic.scenes.config import ScenesConfig
+from perception_training.loop.config import OptimiserConfig, ScheduleConfig, TrainConfig
+from perception_training.methods.dense_descriptors import DenseDescriptorsConfig
+from perception_training.recipes.nano_task import NanoDataConfig, NanoHeldOutConfig, NanoTask
+
+
+@dataclass(frozen=True, kw_only=True)
+class NanoRecipe(Checked):
+    """Pretraining of nano."""
+
+    train: TrainConfig = field(default_factory=TrainConfig)
+    network: NanoConfig = field(default_factory=NanoConfig)
+    loss: DenseDescriptorsConfig = field(default_factory=DenseDescriptorsConfig)
+    data: NanoDataConfig = field(default_factory=NanoDataConfig)
+    held_out: NanoHeldOutConfig = field(default_factory=NanoHeldOutConfig)
+    start: str = ""
+    """Weights of nano to begin with; empty: random ones."""
+
+    def build(self) -> NanoTask:
+        """Opens the data and makes the network."""
+        return NanoTask(self.network, self.loss, self.data, self.held_out, self.train, self.start)
+
+
+def nano_pretrain() -> NanoRecipe:
+    """From scratch, 4 pairs of 320x240 px a step."""
+    train = TrainConfig(
+        steps=20_000,
+        batch_size=4,
+        optimiser=OptimiserConfig(learning_rate=2e-3, weight_decay=0.02),
+        schedule=ScheduleConfig(kind="cosine", warm_up_steps=100),
+        clip_norm=1.0,
+        ema_decay=0.999,
+        num_workers=1,
+        checkpoint_every=500,
+        log_every=20,
+        evaluate_every=1000,
+    )
+    scenes = ScenesConfig(
+        height=240,
+        width=320,
+        num_frames=3,
+        frame_rate_hz=3,
+        num_moving=(0, 1),
+        num_articulated=(0, 1),
+        camera_travel=(0.15, 1.0),
+        max_roll_deg=15.0,
+        num_tracks=0,
+    )
+    return NanoRecipe(train=train, data=NanoDataConfig(scenes=scenes, augmentation=nano_augmentation()))
+
+
+def nano_augmentation() -> AugmentationConfig:
+    """Each view on its own is turned, scaled and shifted half of the time and changes its colours."""
+    colour = ColourConfig(
+        per_frame=True,
+        jitter_probability=0.8,
+        brightness=0.15,
+        contrast=0.35,
+        saturation=0.5,
+        hue=0.03,
+        blur_probability=0.4,
+        blur_px=1.6,
+        noise_probability=0.5,
+        noise_levels=6.0,
+        shot_noise_levels=8.0,
+        jpeg_probability=0.3,
+    )
+    placement = ShiftScaleRotateConfig(probability=0.5, shift=0.15, scale=0.35, rotate_deg=20.0, border="reflect")
+    return AugmentationConfig(shift_scale_rotate=placement, independent_frames=True, colour=colour)
+
+
+def nano_pretrain_debug() -> NanoRecipe:
+    """The same in seconds on a CPU: a thin network on small views."""
+    recipe = nano_pretrain()
+    optimiser = replace(recipe.train.optimiser, learning_rate=5e-3)
+    train = replace(
+        recipe.train,
+        steps=20,
+        batch_size=2,
+        optimiser=optimiser,
+        schedule=ScheduleConfig(),
+        num_workers=0,
+        device="cpu",
+        log_every=1,
+        checkpoint_every=20,
+        evaluate_every=0,
+        ema_decay=0.9,
+    )
+    scenes = replace(recipe.data.scenes, height=64, width=96, num_parts=(4, 8), num_textures=2, samples_per_pixel=1, share_photographs=1.0)
+    data = replace(
+        recipe.data,
+        scenes=scenes,
+        homographies=HomographiesConfig(height=64, width=96, scale=(2.0, 4.0), max_tilt_deg=30.0, shift=0.05),
+        homographies_weight=9.0,
+    )
+    network = NanoConfig(dim=32, stem=8, widths=(16, 16, 24), depths=(1, 1, 1), pyramid=16)
+    return replace(
+        recipe,
+        train=train,
+        network=network,
+        data=data,
+        loss=replace(recipe.loss, num_queries=100),
+        held_out=NanoHeldOutConfig(num_clips=2, num_points=50),
+    )
