@@ -165,11 +165,12 @@ class ChosenSequences(Dataset):
 
 
 class ChosenFrames(FrameSequence):
-    """Some frames of a sequence."""
+    """Few frames of a sequence. What was loaded is kept, since it will be asked for again and again."""
 
     def __init__(self, sequence: FrameSequence, frames: Sequence[int]) -> None:
         self.sequence, self.frames = sequence, tuple(frames)
         self.dataset, self.name = sequence.dataset, sequence.name
+        self._loaded: dict[tuple[int, ...], Sample] = {}
 
     @property
     def frame_names(self) -> tuple[str, ...]:
@@ -181,7 +182,10 @@ class ChosenFrames(FrameSequence):
         return None if poses is None else poses[list(self.frames)]
 
     def load(self, frames: Sequence[int]) -> Sample:
-        return self.sequence.load([self.frames[frame] for frame in frames])
+        key = tuple(self.frames[frame] for frame in frames)
+        if key not in self._loaded:
+            self._loaded[key] = self.sequence.load(key)
+        return self._loaded[key]
 
     def source(self, frame: int) -> str:
         return self.sequence.source(self.frames[frame])

@@ -1,7 +1,7 @@
 """Recipes of MEF (You et al., ICLR 2025): as published, the losses it is compared with, few-shot, and the number of convolutions.
 
-Where paper and released code (qq456cvb/3DCorrEnhance 06a94d9) disagree there are two: `mef_paper` has SmoothAP as Brown et al. wrote it, which is what
-the paper names, `mef_code` the form that was run (default of the others, because its results are the published ones). All else is of the code, which
+Where paper and released code (qq456cvb/3DCorrEnhance 06a94d9) disagree there are two: `mef_paper` has SmoothAP as Brown et al. wrote it, which the
+paper names, `mef_code` the form that was run (default of the others, because its results are the published ones). All else is of the code, which
 agrees with the paper as far as that says anything: 10,000 iterations of one pair, AdamW 1e-5 with weight decay 1e-4 in one group, clipping at 1,
 float32, seed 42, views of 1120 px.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from perception.core.config import Checked
-from perception_training.data.augmentation import AugmentationConfig
 from perception_training.data.augmentation.presets import mef_augmentation
 from perception_training.loop.config import OptimiserConfig, TrainConfig
 from perception_training.methods.mef import MefLossConfig, MefNetworkConfig
@@ -115,16 +114,19 @@ def debug_twin(recipe: MefRecipe) -> MefRecipe:
         log_every=5,
         evaluate_at=tuple(step for step in recipe.train.evaluate_at if step <= steps),
     )
-    augmentation = replace(recipe.pairs.augmentation, height=_DEBUG_SIDE_PX, width=_DEBUG_SIDE_PX)
+    still = replace(recipe.pairs.augmentation.shift_scale_rotate, probability=0.0)
+    augmentation = replace(recipe.pairs.augmentation, height=_DEBUG_SIDE_PX, width=_DEBUG_SIDE_PX, shift_scale_rotate=still)
     pairs = replace(
         recipe.pairs,
         sources=(PairSource(data_set="primitives", path="."),),
         num_objects=1,
         num_held_out=2,
+        max_rotation_deg=40.0,
+        one_pair=True,
         points=PairPointsConfig(num_points=300),
         augmentation=augmentation,
     )
-    loss = replace(recipe.loss, positive_below=0.03)
+    loss = replace(recipe.loss, positive_below=0.03, temperature=0.1)
     held_out = replace(recipe.held_out, num_views=3)
     return MefRecipe(train=train, network=replace(recipe.network, extractor="tiny_dinov2"), loss=loss, pairs=pairs, held_out=held_out)
 

@@ -97,7 +97,8 @@ class MefTask(Task):
         unit, size = self.module.dense.multiple_px, (self._pairs.augmentation.height, self._pairs.augmentation.width)
         if 0 in size or size[0] % unit or size[1] % unit:
             raise ConfigError(
-                f"pairs.augmentation: height {size[0]} and width {size[1]}: must be set, and multiples of {unit} px for {self.module.config.extractor}"
+                f"pairs.augmentation: height {size[0]} and width {size[1]}: must be set, and be multiples of {unit} px "
+                f"for {self.module.config.extractor}"
             )
 
     def _opened(self) -> Mixture:
