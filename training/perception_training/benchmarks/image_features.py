@@ -66,10 +66,10 @@ class BenchmarkFeatures(DenseFeatures):
 
     def identity(self) -> dict[str, Any]:
         """What the descriptors depend on: the settings, the name, and the content of the weights where they are a file that may change."""
-        return {"features": to_mapping(self.benchmark_config), "extractor": self.name, **_weights_identity(self.benchmark_config)}
+        return {"features": to_mapping(self.benchmark_config), "extractor": self.name, **weights_identity(self.benchmark_config)}
 
 
-def _weights_identity(config: ExtractorConfig) -> Mapping[str, str]:
+def weights_identity(config: ExtractorConfig) -> Mapping[str, str]:
     """Size and SHA-256 of a local weights file or folder, and of weights that ship under the extractor's name."""
     path = Path(config.weights).expanduser()
     if config.weights and path.exists():

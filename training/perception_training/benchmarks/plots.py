@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from perception.viz.colors import PALETTE, hex_color
 
 _DPI = 144
+_MAX_LEVEL_LETTERS, _MAX_WRITTEN_BARS = 60, 24
 _TEXT, _GRID = "#24292f", "#e3e6ea"
 
 
@@ -49,11 +50,10 @@ def bar_plot(groups: Sequence[str], series: Sequence[Line], y_label: str, y_rang
         places = np.arange(len(groups)) - 0.4 + (index + 0.5) * width
         heights = np.nan_to_num(np.asarray(line.y, np.float64))
         bars = ax.bar(places, heights, 0.92 * width, color=hex_color(PALETTE[index % len(PALETTE)]), label=line.name)
-        if len(groups) * len(series) <= 24:
+        if len(groups) * len(series) <= _MAX_WRITTEN_BARS:
             ax.bar_label(bars, fmt="%.2g" if heights.max(initial=0.0) <= 1 else "%.1f", fontsize=6, color=_TEXT)
-    ax.set_xticks(
-        range(len(groups)), groups, rotation=0 if sum(map(len, groups)) < 60 else 60, ha="center" if sum(map(len, groups)) < 60 else "right"
-    )
+    is_short = sum(map(len, groups)) < _MAX_LEVEL_LETTERS
+    ax.set_xticks(range(len(groups)), groups, rotation=0 if is_short else 60, ha="center" if is_short else "right")
     ax.set_ylabel(y_label)
     if y_range is not None:
         ax.set_ylim(*y_range)

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from perception.core.errors import InputError
 from perception.core.types import Camera
-from perception.io.images import list_images, read_depth_image, read_image
+from perception.io.images import list_images, natural_key, read_depth_image, read_image
 from perception.io.posed_frames import PosedFrameFolder
 
 ROOM, KITCHEN, RGBD_PAIR = "room", "redkitchen", "rgbd_pair"
@@ -81,7 +81,8 @@ def rgbd_pair(folder: Path) -> list[RealPairs]:
         rows = np.loadtxt(folder / "pose.txt", ndmin=2)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder / 'pose.txt'}: must hold seven numbers for each frame ({error})") from error
-    images, depths = list_images(folder / "color"), list_images(folder / "depth")
+    images = list_images(folder / "color")
+    depths = sorted((folder / "depth").glob("*.*"), key=natural_key)  # .pgm, which no camera of ours writes
     if not len(images) == len(depths) == len(rows) or rows.shape[1] != 7:
         raise InputError(
             f"{folder}: {len(images)} images, {len(depths)} depth images, poses of shape {rows.shape}: must be as many, seven numbers each"

@@ -99,7 +99,6 @@ def score(records: Mapping[str, Record]) -> BenchmarkScore:
         found = scored({unit: record}, position="camera")
         rows.append({**asdict(found.objects[0]), "step_p50_s": found.stream.step_p50_s, "num_points": record["num_points"]})
     together = pose_benchmark_score(scored(records, position="camera"), "recall_5cm_5deg")
-    summary = {
-        f"{row['object_name']}: {key}": float(row[key]) for row in rows for key in ("recall_5cm_5deg", "median_rotation_deg", "median_translation_cm")
-    }
+    named = ("recall_5cm_5deg", "median_rotation_deg", "median_translation_cm", "step_p50_s")
+    summary = {f"{row['object_name']}: {key}": float(row[key]) for row in rows for key in named}
     return BenchmarkScore(summary, next(iter(summary)), rows, together.figures)

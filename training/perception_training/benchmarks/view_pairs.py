@@ -15,7 +15,8 @@ from perception.geometry.so3 import rotation_angle
 from perception.ops.matching import MatcherConfig, match_descriptors
 from perception.ops.sampling import sample_map, stratified_grid
 
-_NEAREST = MatcherConfig(mutual=False, min_score=-1.0)
+_NEAREST = MatcherConfig(mutual=False, min_score=-1.0, precision="float32")
+"""In bfloat16 neighbouring pixels of an interpolated map are ties, of which more come than are compared again."""
 _NORMAL_LENGTH = 0.5
 """A descriptor shorter than this belongs to a flat patch: it has no direction and finds nothing."""
 

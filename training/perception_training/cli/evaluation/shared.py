@@ -14,7 +14,7 @@ from perception.core.errors import ConfigError
 from perception_training.benchmarks.image_features import BenchmarkFeatures, features_from_text
 from perception_training.benchmarks.running import SCORE_JSON, Benchmark, BenchmarkScore, Row, predict_all, score_folder
 
-_MAX_ROWS, _MAX_COLUMNS = 30, 9
+_MAX_ROWS, _MAX_COLUMNS = 30, 10
 
 
 @dataclass(frozen=True)
