@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from perception.core.errors import ConfigError
 from perception_training.loop.config import TrainConfig
+
+_IDLE_S = 0.1
+"""gloo's threads need Python's lock to let go of their last tensors; a group that is freed meanwhile, by whoever holds the lock, waits for them for
+ever (torch 2.13: three of sixteen runs that ended by an error did)."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ def joined(config: TrainConfig) -> Iterator[Place]:
         yield Place(device, rank, world_size)
     finally:
         if starts_group:
+            time.sleep(_IDLE_S)
             dist.destroy_process_group()
 
 

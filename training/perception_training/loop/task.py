@@ -39,8 +39,8 @@ class Task(abc.ABC):
         """Batches `start`, `start` + 1, ... of this rank without end; asked for anew when a run is resumed.
 
         Batch k of a rank must be a pure function of (seed, k, rank, world_size). `data.loading.make_loader(mixture, LoaderConfig(batch_size=...,
-        num_workers=..., pin_memory=...), start, rank, world_size)` is one such. With accumulation a step takes several batches. A batch is a `data.collation.Batch`,
-        a dataclass, or a mapping or sequence of tensors (nested as you like); the trainer moves it to the device.
+        num_workers=..., pin_memory=...), start, rank, world_size)` is one such. With accumulation a step takes several batches. A batch is a
+        `data.collation.Batch`, a dataclass, or a mapping or sequence of tensors (nested as you like); the trainer moves it to the device.
         """
 
     @abc.abstractmethod

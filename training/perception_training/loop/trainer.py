@@ -128,7 +128,8 @@ class Trainer:
             raise TrainingError(f"step {self.step + 1}: the data has ended; must go on for {self.config.steps} steps") from None
 
     def close(self) -> None:
-        """Let the processes go that read data."""
+        """Let go of the processes that read data, and of those that train with us (their group must not outlive this in a traceback)."""
+        del self._parallel
         close: Callable[[], None] | None = getattr(self._data, "close", None)
         if close is not None:
             close()

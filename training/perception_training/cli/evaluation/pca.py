@@ -30,7 +30,7 @@ class Arguments:
     """Extractors with their settings, such as dinov2_small,image_side_px=896."""
     max_sequences: Annotated[int, Range(1)] = 4
     """So many sequences, evenly spaced."""
-    num_views: Annotated[int, Range(1, 100)] = 6
+    num_columns: Annotated[int, Range(1, 100)] = 6
     """So many views of each, evenly spaced."""
     height_px: Annotated[int, Range(16, 4096, "px")] = 240
     """Height of a view."""
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
     with steps.step(f"draw {len(names)} sequences") as step:
         for done, name in enumerate(names, 1):
             path = command.out / f"{name.replace('/', '_')}.png"
-            write_image(path, pca_picture(dataset.open_sequence(name), features, command.num_views, command.height_px))
+            write_image(path, pca_picture(dataset.open_sequence(name), features, command.num_columns, command.height_px))
             step.progress(done, len(names))
         step.result = str(command.out)
     return 0
