@@ -69,7 +69,8 @@ def test_a_damaged_image_is_named_or_skipped(objaverse, tmp_path, capsys):
 
 def test_several_extractors_are_compared_in_a_known_scene(tmp_path, capsys):
     frames = write_frames(tmp_path / "frames", intrinsics=True)
-    words = ["scene-pose", str(frames), "--out", str(tmp_path / "run"), "--frames.num-reference-frames", "2", "--frames.reference-step", "1"]
+    words = ["scene-pose", str(frames), "--out", str(tmp_path / "run"), "--frames.num-reference-frames", "1", "--frames.max-queries", "1"]
+    words += ["--frames.database.stride-px", "16", "--frames.database.num-words", "16"]
     assert main([*words, "--extractors", "dense_sift,sift_size_px=16,label=large", "dense_sift,label=small"]) == 0
     rows = json.loads((tmp_path / "run" / "score.json").read_text())["rows"]
     assert [row["object_name"] for row in rows] == ["large", "small"]
@@ -89,7 +90,7 @@ def test_bop_and_tapvid_run_on_miniatures(tmp_path):
 
 
 def test_pca_pictures_are_written_for_each_sequence(objaverse, tmp_path):
-    assert main(["pca", "objaverse", str(objaverse), "--out", str(tmp_path / "pictures"), "--num-views", "2"]) == 0
+    assert main(["pca", "objaverse", str(objaverse), "--out", str(tmp_path / "pictures"), "--num-columns", "2"]) == 0
     assert len(list((tmp_path / "pictures").iterdir())) == 1
 
 

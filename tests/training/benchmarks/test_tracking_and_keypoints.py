@@ -29,7 +29,7 @@ def test_perfect_features_track_every_point(tapvid, tmp_path):
     summary = score_folder(tmp_path / "run", benchmark.header).summary
     for mode in ("first", "strided"):
         assert summary[f"{mode}_average_within_percent"] > 90
-        assert summary[f"{mode}_occlusion_accuracy_percent"] > 90
+        assert summary[f"{mode}_occlusion_accuracy_percent"] > 85
         assert summary[f"{mode}_average_jaccard_percent"] > 85
     # Frame 0 alone is a multiple of the stride, so each of the strided queries is one of those points that are seen there.
     assert summary["strided_num_queries"] == 2 * int(miniature_scene().visible[0].sum())
