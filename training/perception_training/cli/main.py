@@ -12,6 +12,7 @@ COMMANDS = {
     "render": "render training data with exact ground truth: views of meshes, or procedural scenes",
     "data": "check a copy of a data set, or write it into shards",
     "tracks": "follow points through videos and write the tracks beside them",
+    "few-shot": "train a recipe of MEF on few objects and draw its error over iterations and objects",
 }
 
 
