@@ -15,7 +15,8 @@ _CELL_SPACING = 2
 """Cells of a layout lie so many cells of its level apart."""
 _WINDOW = 2.0
 """Standard deviation of the Gaussian window over a layout, in cells of the layout."""
-_SMALLEST_SQUARE = 1e-10
+_SMALLEST_SQUARE = 1e-7
+"""Of a gradient; one grey level gives 4e-6. Not added, because onnxruntime leaves out sums with numbers as small as that."""
 _SMALLEST_NORM = 1e-4
 """Of a layout of energies, which reach 1 for the strongest edge: flatter patches keep a short, harmless vector before they are rooted."""
 _LARGEST_ENTRY = 0.25
@@ -78,7 +79,8 @@ class GradientLayouts(nn.Module):
             grey = functional.conv2d(levels, self.luminance.float())
             along = functional.conv2d(functional.pad(grey, (1, 1, 1, 1), mode="replicate"), self.edges.float())
             quarter = self.bins // 4
-            square = along[:, :1] * along[:, :1] + along[:, quarter : quarter + 1] * along[:, quarter : quarter + 1] + _SMALLEST_SQUARE
+            square = along[:, :1] * along[:, :1] + along[:, quarter : quarter + 1] * along[:, quarter : quarter + 1]
+            square = square.clamp(min=_SMALLEST_SQUARE)
             positive = along.relu()
             strength = positive * positive * positive / square
             return _filtered(strength, self.to_cells.float(), padding=2, stride=4).to(image.dtype)
@@ -89,8 +91,9 @@ class GradientLayouts(nn.Module):
         reach = _CELL_SPACING * (_CELLS - 1) // 2
         spread = _filtered(smooth, self.places, padding=reach, dilation=_CELL_SPACING)
         square = (smooth * smooth).sum(1, keepdim=True)
-        length = functional.conv2d(square, self.window.to(square.dtype), padding=reach, dilation=_CELL_SPACING).sqrt().clamp(min=_SMALLEST_NORM)
-        cut = (spread / length).clamp(max=_LARGEST_ENTRY) + _SMALLEST_NORM / 10
+        square = functional.conv2d(square, self.window.to(square.dtype), padding=reach, dilation=_CELL_SPACING)
+        length = square.relu().sqrt().clamp(min=_SMALLEST_NORM)  # some convolutions round zeros to negative numbers
+        cut = (spread / length).relu().clamp(max=_LARGEST_ENTRY) + _SMALLEST_NORM / 10
         return (cut / cut.sum(1, keepdim=True)).sqrt()
 
 

@@ -136,7 +136,7 @@ class NanoNetwork(nn.Module):
         image = image.contiguous(memory_format=torch.channels_last)
         energies, layouts = self.layouts(image)
         context = self._context(image - 0.5, [torch.log1p(100 * level) for level in energies])
-        gates = self.gate(context).exp()
+        gates = 2 * torch.sigmoid(self.gate(context))
         result: Tensor = self.out(context)
         for number, (layout, project) in enumerate(zip(layouts, self.project, strict=True)):
             part = _enlarged(project(layout), 2**number)
