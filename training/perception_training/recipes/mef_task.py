@@ -150,7 +150,7 @@ class MefTask(Task):
         return figures
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        """The adapter (a few hundred kB and the convolutions), or the whole network where all of it was trained."""
+        """The adapter (low-rank changes and convolutions, `perception.models.adapter`), or the whole network where all of it was trained."""
         if self.module.config.train == "everything":
             write_tensors(folder / NETWORK_FILE, {name.removeprefix("dense."): value for name, value in weights.items()})
             return
