@@ -34,7 +34,8 @@ class Program:
 
     def usage(self) -> str:
         """The list of commands."""
-        lines = "\n".join(f"  {name:<9} {summary}" for name, summary in self.commands.items())
+        width = max(9, *map(len, self.commands))
+        lines = "\n".join(f"  {name:<{width}} {summary}" for name, summary in self.commands.items())
         return f"usage: {self.name} COMMAND [options]\n\n{lines}\n\n`{self.name} COMMAND --help` explains one."
 
     def main(self, argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from perception.viz.colors import PALETTE, hex_color
 
 _DPI = 144
-_MAX_LEVEL_LETTERS, _MAX_WRITTEN_BARS = 60, 24
+_MAX_LEVEL_LETTERS, _MAX_WRITTEN_BARS, _MAX_INCH = 60, 24, 13.0
 _TEXT, _GRID = "#24292f", "#e3e6ea"
 
 
@@ -44,7 +44,7 @@ def line_plot(lines: Sequence[Line], x_label: str, y_label: str, y_range: tuple[
 
 def bar_plot(groups: Sequence[str], series: Sequence[Line], y_label: str, y_range: tuple[float, float] | None = None) -> bytes:
     """Bars side by side for each group; `series[i].y` has one value for each group, `x` is not looked at."""
-    figure, (ax,) = _axes(1, (max(6.0, 0.45 * len(groups) * len(series) + 2.0), 3.6))
+    figure, (ax,) = _axes(1, (min(_MAX_INCH, max(6.0, 0.45 * len(groups) * len(series) + 2.0)), 3.6))
     width = 0.8 / max(1, len(series))
     for index, line in enumerate(series):
         places = np.arange(len(groups)) - 0.4 + (index + 0.5) * width

@@ -20,14 +20,7 @@ COMMANDS = {
 }
 
 
-class _EvaluationProgram(Program):
-    def usage(self) -> str:
-        """The list of commands, with room for their longer names."""
-        lines = "\n".join(f"  {name:<15} {summary}" for name, summary in self.commands.items())
-        return f"usage: {self.name} COMMAND [options]\n\n{lines}\n\n`{self.name} COMMAND --help` explains one."
-
-
-PROGRAM = _EvaluationProgram("perception-eval", "perception_training.cli.evaluation", COMMANDS)
+PROGRAM = Program("perception-eval", "perception_training.cli.evaluation", COMMANDS)
 main = PROGRAM.main
 
 if __name__ == "__main__":
