@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 import torch
 from tests.support.closeness import assert_close
+from tests.support.miniatures.mvimgnet import write_mvimgnet
+from tests.support.miniatures.objaverse import write_objaverse
+from tests.support.miniatures.scene import miniature_scene, seen_by
+from tests.support.miniatures.seven_scenes import write_seven_scenes
 
 from perception.core.errors import ConfigError, InputError, WeightsError
 from perception.core.types import Camera
@@ -19,6 +23,7 @@ from perception.models.extractor import ExtractorConfig
 from perception.models.registry import create_extractor
 from perception_training.data.augmentation import AugmentationConfig, ShiftScaleRotateConfig, augment
 from perception_training.data.collation import collate
+from perception_training.data.layouts.objaverse_renders import PUBLISHED_CAMERA
 from perception_training.data.readers import open_dataset
 from perception_training.data.synthetic.scenes.config import ScenesConfig
 from perception_training.data.synthetic.scenes.samples import render_clip
@@ -27,7 +32,7 @@ from perception_training.methods.mef import MefLossConfig, MefNetwork, MefNetwor
 from perception_training.methods.pair_data import ChosenSequences, PairPointsConfig, draw_points
 from perception_training.recipes import RECIPES, make_recipe
 from perception_training.recipes.mef_few_shot import BY_ITERATIONS_FILE, BY_OBJECTS_FILE, CSV_FILE, few_shot_curves
-from perception_training.recipes.mef_task import ADAPTER_FILE
+from perception_training.recipes.mef_task import ADAPTER_FILE, PairSource
 
 TINY = MefNetworkConfig(extractor="tiny_dinov2")
 VIEWS = {"views": {"size_px": 96, "supersampling": 1}}
@@ -267,6 +272,27 @@ def test_debug_recipes_learn_and_export_an_adapter(name, tmp_path, capsys):
     adapter = read_adapter(tmp_path / "export" / ADAPTER_FILE)
     assert adapter.num_convs == recipe.network.num_convs
     assert adapter.extractor == "tiny_dinov2"
+
+
+@pytest.mark.parametrize("data_set", ["objaverse", "mvimgnet", "seven_scenes", "scenes"])
+def test_every_kind_of_data_gives_pairs_with_positives(data_set, tmp_path):
+    radial = replace(miniature_scene().cameras[0], fy=miniature_scene().cameras[0].fx, distortion_model="plumb_bob", distortion=(0.05, 0, 0, 0, 0))
+    write = {
+        "objaverse": lambda: write_objaverse(tmp_path, seen_by(miniature_scene(), PUBLISHED_CAMERA)),
+        "mvimgnet": lambda: write_mvimgnet(tmp_path, seen_by(miniature_scene(), radial)),
+        "seven_scenes": lambda: write_seven_scenes(tmp_path),
+        "scenes": lambda: (tmp_path / "scenes.yaml").write_text("num_clips: 2\nscenes: {height: 64, width: 64, num_frames: 3, num_textures: 4}\n"),
+    }
+    write[data_set]()
+    path = tmp_path / {"scenes": "scenes.yaml", "objaverse": "objaverse_renderings"}.get(data_set, "")
+    debug = make_recipe("mef_code_debug")
+    pairs = replace(debug.pairs, sources=(PairSource(data_set=data_set, path=str(path)),), num_held_out=0, one_pair=False, skip_bad=False)
+    task = replace(debug, pairs=replace(pairs, max_rotation_deg=120.0, points=PairPointsConfig(num_points=1000, min_points=4))).build()
+    for _, batch in zip(range(2), task.data(0, 0, 1), strict=False):
+        (_, value), *_ = task.losses(batch).values()
+        assert value.requires_grad
+        assert float(value.detach()) > 0
+    assert task.evaluate(0) == {"share_without_positives": 0}
 
 
 def test_few_shot_curves_are_written(tmp_path, capsys):

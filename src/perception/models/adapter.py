@@ -1,6 +1,6 @@
 """Small additions to a dense network that was finetuned by them alone: low-rank changes of linear layers, and convolutions behind the network.
 
-An adapter is a small file (low-rank changes of DINOv2-S: 0.1 MB; each convolution of descriptors of length 384: 5 MB, of length 64: 0.15 MB). It holds
+An adapter is a small file (low-rank changes of DINOv2-S: 0.1 MB; a convolution of descriptors of length 384: 5 MB, of length 64: 0.15 MB). It holds
 of each changed layer `lora.<layer>.down` (rank, inputs) and `lora.<layer>.up` (outputs, rank), whose product is added to the layer's weight (Hu et
 al., LoRA, 2021; its scale is folded in), `convs.<i>.weight` and `convs.<i>.bias` of 3x3 convolutions, and as metadata the extractor it was made for.
 Applied, the network is as fast as before but for the convolutions.

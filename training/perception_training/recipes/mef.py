@@ -41,7 +41,7 @@ def mef_code() -> MefRecipe:
     """As the released code trains DINOv2-B on Objaverse renders."""
     optimiser = OptimiserConfig(name="adamw", learning_rate=1e-5, weight_decay=1e-4)
     train = TrainConfig(steps=10_000, batch_size=1, optimiser=optimiser, clip_norm=1.0, precision="float32", seed=42, checkpoint_every=1000)
-    return MefRecipe(train=train, pairs=PairsConfig(augmentation=mef_augmentation()))
+    return MefRecipe(train=train, pairs=PairsConfig(augmentation=replace(mef_augmentation(), undistort=True)))
 
 
 def mef_paper() -> MefRecipe:
