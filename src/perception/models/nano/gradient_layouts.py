@@ -24,7 +24,8 @@ _LARGEST_ENTRY = 0.25
 
 
 class GradientLayouts(nn.Module):
-    """Image → for each level its energies (batch, bins, rows, cols) and the layout around each cell (batch, 16 bins, rows, cols) of unit length.
+    """Image → for each level its energies (batch, bins, rows, cols) and the layout around each cell: a vector (batch, 16 bins, rows, cols) and the
+    factor (batch, 1, rows, cols) that makes it of unit length, kept apart because it is cheaper to apply to what is made of the vector.
 
     Level i has one cell for each 4 * 2^i pixels; cell 0 of the finest level is centred on pixel 1.5. Nothing here is learned or stored with weights.
     """
@@ -62,7 +63,7 @@ class GradientLayouts(nn.Module):
         """Length of a layout."""
         return _CELLS**2 * self.bins
 
-    def forward(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(self, image: Tensor) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
         """image (batch, 3, height, width) RGB in [0, 1], sides a multiple of 4 * 2^(levels - 1)."""
         energies = [self._energies(image)]
         for _ in range(self.levels - 1):
@@ -80,12 +81,11 @@ class GradientLayouts(nn.Module):
             along = functional.conv2d(functional.pad(grey, (1, 1, 1, 1), mode="replicate"), self.edges.float())
             quarter = self.bins // 4
             square = along[:, :1] * along[:, :1] + along[:, quarter : quarter + 1] * along[:, quarter : quarter + 1]
-            square = square.clamp(min=_SMALLEST_SQUARE)
-            positive = along.relu()
-            strength = positive * positive * positive / square
+            # In place, because fresh memory for maps of this size takes longer than the arithmetic; nothing here has a gradient.
+            strength = along.relu_().pow_(3).mul_(square.clamp(min=_SMALLEST_SQUARE).reciprocal())
             return _filtered(strength, self.to_cells.float(), padding=2, stride=4).to(image.dtype)
 
-    def _layout(self, energies: Tensor) -> Tensor:
+    def _layout(self, energies: Tensor) -> tuple[Tensor, Tensor]:
         """Energies of 4 x 4 places around each cell, cut and rooted as in RootSIFT (Arandjelovic and Zisserman, CVPR 2012)."""
         smooth = _filtered(energies, self.smooth, padding=1)
         reach = _CELL_SPACING * (_CELLS - 1) // 2
@@ -93,8 +93,9 @@ class GradientLayouts(nn.Module):
         square = (smooth * smooth).sum(1, keepdim=True)
         square = functional.conv2d(square, self.window.to(square.dtype), padding=reach, dilation=_CELL_SPACING)
         length = square.relu().sqrt().clamp(min=_SMALLEST_NORM)  # some convolutions round zeros to negative numbers
-        cut = (spread / length).relu().clamp(max=_LARGEST_ENTRY) + _SMALLEST_NORM / 10
-        return (cut / cut.sum(1, keepdim=True)).sqrt()
+        cut = functional.hardtanh_(spread.div_(length), _SMALLEST_NORM / 10, _LARGEST_ENTRY)
+        scale = cut.sum(1, keepdim=True).rsqrt()
+        return cut.sqrt_(), scale
 
 
 def _separable(taps: tuple[int, ...], channels: int) -> Tensor:

@@ -89,7 +89,7 @@ class _Residual(nn.Module):
 
 
 class NanoNetwork(nn.Module):
-    """Images → unit descriptors on a grid of stride 4 px whose first cell is centred on pixel 1.5."""
+    """Images → descriptors on a grid of stride 4 px whose first cell is centred on pixel 1.5."""
 
     takes_batches = True
 
@@ -112,7 +112,7 @@ class NanoNetwork(nn.Module):
         self.lateral = nn.ModuleList([nn.Conv2d(width, config.pyramid, 1) for width in config.widths])
         self.up = nn.ModuleList([nn.Conv2d(config.pyramid, config.pyramid, 3, padding=1) for _ in config.widths[1:]])
         self.out = nn.Conv2d(config.pyramid, config.dim, 1)
-        self.gate = nn.Conv2d(config.pyramid, config.levels, 1)
+        self.gate = nn.ModuleList([nn.Conv2d(config.pyramid, 1, 1) for _ in range(config.levels)])
         self.project = nn.ModuleList([nn.Conv2d(self.layouts.dim, config.dim, 1, bias=False) for _ in range(config.levels)])
         self._reset()
 
@@ -124,27 +124,30 @@ class NanoNetwork(nn.Module):
         for layer, part in zip(self.project, whole.split(self.layouts.dim, dim=1), strict=True):
             layer.weight.copy_(part[:, :, None, None])
         self.out.weight.mul_(_FIRST_SHARE)
-        for tensor in (self.out.bias, self.gate.weight, self.gate.bias):
-            assert tensor is not None
-            nn.init.zeros_(tensor)
+        assert self.out.bias is not None
+        nn.init.zeros_(self.out.bias)
+        for gate in self.gate:
+            for parameter in gate.parameters():
+                nn.init.zeros_(parameter)
 
     def prepare(self, height: int, width: int) -> None:
         """Nothing depends on the image size."""
 
     def forward(self, image: Tensor) -> Tensor:
-        """image (batch, 3, height, width) RGB in [0, 1], sides multiples of `multiple_px` → (batch, dim, height / 4, width / 4)."""
+        """image (batch, 3, height, width) RGB in [0, 1], sides multiples of `multiple_px` → (batch, dim, height / 4, width / 4), not
+        normalised."""
         image = image.contiguous(memory_format=torch.channels_last)
         energies, layouts = self.layouts(image)
-        context = self._context(image - 0.5, [torch.log1p(100 * level) for level in energies])
-        gates = 2 * torch.sigmoid(self.gate(context))
-        result: Tensor = self.out(context)
-        for number, (layout, project) in enumerate(zip(layouts, self.project, strict=True)):
-            part = _enlarged(project(layout), 2**number)
-            result = result + gates[:, number : number + 1] * part
-        return functional.normalize(result, dim=1)
+        contexts = self._contexts(image - 0.5, [torch.log1p(100 * level) for level in energies])
+        result: Tensor | None = None
+        for (layout, scale), project, gate, context in reversed(list(zip(layouts, self.project, self.gate, contexts, strict=False))):
+            part = project(layout) * (2 * torch.sigmoid(gate(context)) * scale)
+            result = part if result is None else part.add_(_enlarged(result))
+        assert result is not None
+        return result.add_(self.out(contexts[0]))
 
-    def _context(self, image: Tensor, energies: list[Tensor]) -> Tensor:
-        """What the U-Net knows of each cell of stride 4, (batch, pyramid, rows, cols)."""
+    def _contexts(self, image: Tensor, energies: list[Tensor]) -> list[Tensor]:
+        """What the U-Net knows of the cells at each stride, from 4 on, (batch, pyramid, rows, cols)."""
         x = image
         for unit in self.stem:
             x = functional.relu(unit(x))
@@ -155,14 +158,15 @@ class NanoNetwork(nn.Module):
                 x = torch.cat([x, energies[number]], dim=1)
             x = blocks(functional.relu(unit(x)))
             found.append(x)
-        x = self.lateral[-1](found[-1])
+        contexts = [self.lateral[-1](found[-1])]
         for number in reversed(range(len(self.up))):
-            x = functional.relu(self.up[number](_enlarged(x, 2) + self.lateral[number](found[number])))
-        return x
+            contexts.append(functional.relu(self.up[number](_enlarged(contexts[-1]) + self.lateral[number](found[number]))))
+        return contexts[::-1]
 
 
-def _enlarged(x: Tensor, factor: int) -> Tensor:
-    return x if factor == 1 else functional.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
+def _enlarged(x: Tensor) -> Tensor:
+    """At half the stride."""
+    return functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 def folded(network: NanoNetwork) -> NanoNetwork:
