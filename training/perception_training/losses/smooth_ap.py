@@ -146,7 +146,7 @@ def _mef_code(scores: Tensor, is_far: Tensor, row: Tensor, col: Tensor, scale: f
     grad_anchor = grad_head_1 * below_one * (1 - below_one)
     loss = loss_1.sum()
     for part in _parts(len(row), hidden):
-        above = hidden[row[part]].sub_(anchors[part, None]).sigmoid_()
+        above = hidden.index_select(0, row[part]).sub_(anchors[part, None]).sigmoid_()
         loss_2, grad_head_2, grad_num_2 = _precision_loss(1 + above_anchor[part], above.sum(1))
         slope = _slope(above).mul_(grad_num_2[:, None])
         grad.index_add_(0, row[part], slope)
@@ -169,8 +169,8 @@ def _brown(scores: Tensor, is_far: Tensor, row: Tensor, col: Tensor, scale: floa
     loss, grad_padded = hidden.new_zeros(()), torch.zeros_like(padded)
     for part in _parts(len(row), hidden):
         rows, own = row[part], (row[part], rank[part])
-        above = hidden[rows].sub_(anchors[part, None]).sigmoid_()
-        beside = padded[rows].sub_(anchors[part, None]).sigmoid_().scatter_(1, rank[part, None], 0)
+        above = hidden.index_select(0, rows).sub_(anchors[part, None]).sigmoid_()
+        beside = padded.index_select(0, rows).sub_(anchors[part, None]).sigmoid_().scatter_(1, rank[part, None], 0)
         loss_part, grad_head, grad_num = _precision_loss(1 + beside.sum(1), above.sum(1))
         slope = _slope(above).mul_((share[part] * grad_num)[:, None])
         slope_beside = _slope(beside).mul_((share[part] * grad_head)[:, None])
