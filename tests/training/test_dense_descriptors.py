@@ -23,7 +23,7 @@ from perception_training.data.synthetic.scenes.samples import render_clip
 from perception_training.loop.training import train
 from perception_training.methods.dense_descriptors import DenseDescriptors, DenseDescriptorsConfig, descriptor_loss, matching_errors_px
 from perception_training.methods.view_correspondences import draw_correspondences
-from perception_training.recipes.nano import nano_pretrain, nano_pretrain_debug
+from perception_training.recipes.nano import nano_mef_debug, nano_pretrain, nano_pretrain_debug
 
 PAIRS = HomographiesConfig(height=96, width=128, scale=(1.0, 2.0), shift=0.05)
 
@@ -224,6 +224,21 @@ def test_the_debug_twin_learns_and_its_file_is_an_extractor(tmp_path):
     assert resumed.module.network.config == recipe.network
     with pytest.raises(WeightsError, match=r"nano\.safetensors: are of NanoConfig"):
         replace(recipe, start=str(weights), network=NanoConfig()).build()
+
+
+def test_mef_finetuning_of_nano_ends_in_a_weights_file_of_nano(tmp_path):
+    recipe = nano_mef_debug()
+    result = train(
+        replace(recipe, train=replace(recipe.train, out=str(tmp_path), steps=2, evaluate_at=()), pairs=replace(recipe.pairs, num_held_out=0))
+    )
+    weights = str(tmp_path / "export" / "nano.safetensors")
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    descriptors, _ = create_extractor(ExtractorConfig(extractor="nano", weights=weights, precision="float32")).extract(image)
+    with torch.no_grad():
+        expected = nn.functional.normalize(result.task.module(torch.from_numpy(image).permute(2, 0, 1)[None])[0], dim=0)
+    assert torch.cosine_similarity(descriptors, expected, dim=0).min() > 0.999
+    untrained, _ = create_extractor(ExtractorConfig(extractor="tiny_nano", precision="float32")).extract(image)
+    assert not torch.equal(untrained, descriptors)
 
 
 def test_batches_are_functions_of_seed_and_number():

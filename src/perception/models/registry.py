@@ -14,6 +14,7 @@ EXTRACTORS: dict[str, str] = {
     "alike_t": "perception.models.alike:create_alike",
     "alike_n": "perception.models.alike:create_alike",
     "nano": "perception.models.nano:create_nano",
+    "tiny_nano": "perception.models.nano:create_nano",
     **dict.fromkeys(VARIANTS, "perception.models.vit:create_vit"),
 }
 """Name → "module:factory"; a factory takes an ExtractorConfig and returns an Extractor."""

@@ -31,6 +31,8 @@ RECIPES: dict[str, str] = {
     "mef_three_convs_debug": "perception_training.recipes.mef:mef_three_convs_debug",
     "mef_two_convs": "perception_training.recipes.mef:mef_two_convs",
     "mef_two_convs_debug": "perception_training.recipes.mef:mef_two_convs_debug",
+    "nano_mef": "perception_training.recipes.nano:nano_mef",
+    "nano_mef_debug": "perception_training.recipes.nano:nano_mef_debug",
     "nano_pretrain": "perception_training.recipes.nano:nano_pretrain",
     "nano_pretrain_debug": "perception_training.recipes.nano:nano_pretrain_debug",
 }

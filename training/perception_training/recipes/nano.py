@@ -1,8 +1,8 @@
-"""Recipes of nano, the features that ship: pretraining on procedural scenes and homographies of photographs."""
+"""Recipes of nano, the features that ship: pretraining on procedural scenes and homographies of photographs, then MEF finetuning."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from perception.core.config import Checked
 from perception.models.nano import NanoConfig
@@ -13,7 +13,9 @@ from perception_training.data.synthetic.homographies import HomographiesConfig
 from perception_training.data.synthetic.scenes.config import ScenesConfig
 from perception_training.loop.config import OptimiserConfig, ScheduleConfig, TrainConfig
 from perception_training.methods.dense_descriptors import DenseDescriptorsConfig
-from perception_training.recipes.nano_task import NanoDataConfig, NanoHeldOutConfig, NanoTask
+from perception_training.methods.mef import MefNetworkConfig
+from perception_training.recipes.mef import MefRecipe, debug_twin, mef_code
+from perception_training.recipes.nano_task import NanoDataConfig, NanoHeldOutConfig, NanoMefTask, NanoTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,3 +116,32 @@ def nano_pretrain_debug() -> NanoRecipe:
         loss=replace(recipe.loss, num_queries=100),
         held_out=NanoHeldOutConfig(num_clips=2, num_points=50),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NanoMefRecipe(MefRecipe):
+    """MEF finetuning of nano; --weights FILE of `nano_pretrain`, --pairs.sources.0.path DIR."""
+
+    def build(self) -> NanoMefTask:
+        """Opens the data sets and the network."""
+        return NanoMefTask(self.network, self.loss, self.pairs, self.held_out, self.train)
+
+
+_MEF_SIDE_PX = 320
+"""80 cells, as many as MEF's patches of a side."""
+
+
+def nano_mef() -> NanoMefRecipe:
+    """All weights of nano on pairs of object views, its batch norms frozen. Ten times MEF's learning rate, as it is trained whole."""
+    recipe = mef_code()
+    augmentation = replace(recipe.pairs.augmentation, height=_MEF_SIDE_PX, width=_MEF_SIDE_PX)
+    network = MefNetworkConfig(extractor="nano", train="everything", lora_rank=0, num_convs=0)
+    train = replace(recipe.train, steps=2000, optimiser=replace(recipe.train.optimiser, learning_rate=1e-4))
+    return NanoMefRecipe(train=train, network=network, loss=recipe.loss, pairs=replace(recipe.pairs, augmentation=augmentation))
+
+
+def nano_mef_debug() -> NanoMefRecipe:
+    """Debug twin."""
+    twin = debug_twin(nano_mef())
+    settings = {item.name: getattr(twin, item.name) for item in fields(twin)}
+    return NanoMefRecipe(**{**settings, "network": replace(twin.network, extractor="tiny_nano")})

@@ -1,4 +1,4 @@
-"""Pretraining of nano as the training engine sees it: pairs of rendered views, InfoNCE, matching on held-out scenes, a weights file."""
+"""Training of nano as the engine sees it: pairs of rendered views, InfoNCE, matching on held-out scenes, a weights file."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from perception_training.data.synthetic.scenes.samples import render_clip
 from perception_training.loop.config import TrainConfig
 from perception_training.loop.task import Losses, Task
 from perception_training.methods.dense_descriptors import DenseDescriptors, DenseDescriptorsConfig, descriptor_loss, matching_errors_px
+from perception_training.recipes.mef_task import MefTask
 
 NETWORK_FILE = "nano.safetensors"
 _HELD_OUT_SEED = 2**59
@@ -69,6 +70,7 @@ class NanoHeldOutConfig(Checked):
 class NanoTask(Task):
     """The network on pairs."""
 
+    module: DenseDescriptors
     memory_settings = ("train.batch_size", "loss.num_queries", "data.scenes.height", "data.scenes.width")
 
     def __init__(
@@ -111,6 +113,19 @@ class NanoTask(Task):
         """`nano.safetensors`, which `ExtractorConfig(extractor="nano", weights=...)` takes."""
         folder.mkdir(parents=True, exist_ok=True)
         write_nano(folder / NETWORK_FILE, self._network_config, {name.removeprefix("network."): value for name, value in weights.items()})
+
+
+class NanoMefTask(MefTask):
+    """MEF finetuning of all of nano's weights, which end in a weights file of nano."""
+
+    def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """`nano.safetensors` where no convolutions were added and all was trained; otherwise what MEF writes."""
+        network = self.module.dense.network
+        if self.module.config.train != "everything" or self.module.config.num_convs or not isinstance(network, NanoNetwork):
+            super().export(folder, weights)
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        write_nano(folder / NETWORK_FILE, network.config, {name.removeprefix("dense.network."): value for name, value in weights.items()})
 
 
 def _started(path: Path, config: NanoConfig) -> NanoNetwork:

@@ -30,6 +30,7 @@ class GradientLayouts(nn.Module):
     Level i has one cell for each 4 * 2^i pixels; cell 0 of the finest level is centred on pixel 1.5. Nothing here is learned or stored with weights.
     """
 
+    luminance: Tensor
     edges: Tensor
     to_cells: Tensor
     to_half: Tensor

@@ -122,7 +122,7 @@ class NanoNetwork(nn.Module):
         whole = torch.empty(self.dim, self.layouts.dim * self.config.levels)
         nn.init.orthogonal_(whole)
         for layer, part in zip(self.project, whole.split(self.layouts.dim, dim=1), strict=True):
-            layer.weight.copy_(part[:, :, None, None])
+            layer.get_parameter("weight").copy_(part[:, :, None, None])
         self.out.weight.mul_(_FIRST_SHARE)
         assert self.out.bias is not None
         nn.init.zeros_(self.out.bias)
@@ -175,4 +175,5 @@ def folded(network: NanoNetwork) -> NanoNetwork:
     for module in copied.modules():
         if isinstance(module, _Unit):
             module.fold()
-    return copied.to(memory_format=torch.channels_last)
+    result: NanoNetwork = copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return result
