@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from perception.core.config import Checked, Range
+from perception.core.devices import multiplies_bfloat16
 from perception.core.errors import ConfigError, InputError
 from perception.core.types import Grid
 
@@ -29,7 +30,7 @@ class ExtractorConfig(Checked):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it runs; auto takes a CUDA device when there is one."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number type of a network; auto is bfloat16 where the hardware multiplies it (CUDA, AMX) and float32 elsewhere."""
+    """Number type of a network; auto is bfloat16 where the hardware multiplies it (CUDA, AMX, AVX-512-BF16) and float32 elsewhere."""
     stride_px: Annotated[int, Range(0, 64, "px")] = 0
     """Distance between two descriptors; 0 takes the extractor's own (4 for dense_sift and ALIKE, the patch for a ViT)."""
     sift_size_px: Annotated[float, Range(2.0, 128.0, "px")] = 4.0
@@ -69,8 +70,7 @@ def resolve_device(device: str) -> torch.device:
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """The dtype of a config's `precision` on a device."""
     if precision == "auto":
-        fast_bfloat16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_amx_tile_supported()
-        return torch.bfloat16 if fast_bfloat16 else torch.float32
+        return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from perception.core.config import Checked, Range
+from perception.core.devices import multiplies_bfloat16
 from perception.core.errors import InputError
 
 _TILE_QUERIES = 2048
@@ -93,8 +94,7 @@ def as_descriptors(descriptors: Tensor | NDArray, name: str) -> Tensor:
 def _search_dtype(config: MatcherConfig, device: torch.device) -> torch.dtype:
     if config.precision != "auto":
         return torch.float32 if config.precision == "float32" else torch.bfloat16
-    in_hardware = device.type != "cpu" or torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if in_hardware else torch.float32
+    return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
 
 
 def _search(query: Tensor, reference: Tensor, dtype: torch.dtype, mutual: bool) -> tuple[_BestGroups, _BestGroups | None]:

@@ -6,6 +6,7 @@ import os
 
 import torch
 
+from perception.core.devices import multiplies_bfloat16
 from perception_training.loop.config import TrainConfig
 
 
@@ -13,11 +14,7 @@ def compute_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
     """bfloat16 where it is asked for, or left to us and computed by the hardware; otherwise float32."""
     if config.precision != "auto":
         return torch.bfloat16 if config.precision == "bfloat16" else torch.float32
-    if device.type == "cuda":
-        in_hardware = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        in_hardware = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if in_hardware else torch.float32
+    return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
 
 
 def prepare_torch(config: TrainConfig) -> None:
