@@ -73,12 +73,12 @@ def fetch(spec: WeightSpec, folder: Path | None = None) -> Path:
     """Download `spec` unless it lies verified in `folder` (default: the cache). Resumes a broken download; renames only what is verified."""
     folder = folder or cache_dir() / "weights"
     target = folder / f"{spec.sha256[:12]}-{Path(spec.source).name}"
-    if target.is_file() and _sha256(target) == spec.sha256:
+    if target.is_file() and file_sha256(target) == spec.sha256:
         return target
     folder.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".part")
     _download(spec, partial)
-    found = _sha256(partial)
+    found = file_sha256(partial)
     if found != spec.sha256:
         partial.unlink()
         raise WeightsError(f"weights {spec.name}: {spec.source} has sha256 {found}, expected {spec.sha256}; the file was removed")
@@ -104,11 +104,15 @@ def _download(spec: WeightSpec, partial: Path) -> None:
         ) from error
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a checkpoint. Raises WeightsError when it cannot be read."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise WeightsError(f"weights {path}: cannot be read ({error.strerror})") from error
     return digest.hexdigest()
 
 

@@ -24,7 +24,8 @@ from perception.core.errors import WeightsError
 from perception.models.cotracker3 import OFFLINE, ONLINE, CoTracker3, CoTracker3Config, TrackEstimate, WindowedTracking, feature_windows
 from perception.models.cotracker3.network import first_estimate
 from perception.models.cotracker3.weights import load_cotracker3
-from perception_training.data.pseudo_labels.networks import chosen_device, file_sha256
+from perception.models.extractor import resolve_device
+from perception.models.weights import file_sha256
 from perception_training.data.pseudo_labels.tracker import Frames, Report, check_clip, finished_tracks, no_report, read_frame
 from perception_training.data.sample import Tracks
 
@@ -76,7 +77,7 @@ class _CoTracker3Tracker:
                 )
             network = load_cotracker3(Path(config.weights), self.architecture)
             self.weights_sha256 = file_sha256(Path(config.weights))
-        self._device = chosen_device(config.device)
+        self._device = resolve_device(config.device)
         self._network = network.eval().to(self._device)
         self._min_visibility = config.min_visibility or self.default_min_visibility
         self.settings: dict[str, Any] = {
