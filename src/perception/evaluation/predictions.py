@@ -192,7 +192,7 @@ def _read(path: Path, kind: str, cls: type[RecordT], expected: Header | None) ->
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file of JSON lines") from error
-    rows = [_parsed(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+    rows = [parsed_row(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
     head = rows[0] if rows else {}
     if head.get("format") != kind or head.get("version") != VERSION:
         raise InputError(f"{path}: format {head.get('format')!r} version {head.get('version')!r}; must be {kind!r} version {VERSION}")
@@ -204,7 +204,8 @@ def _read(path: Path, kind: str, cls: type[RecordT], expected: Header | None) ->
     return header, [_record(cls, row, f"{path}, line {number}") for number, row in enumerate(rows[1:], 2)]
 
 
-def _parsed(line: str, place: str) -> dict[str, Any]:
+def parsed_row(line: str, place: str) -> dict[str, Any]:
+    """One line of a JSONL file. Raises InputError that names `place` when it is no JSON object."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -227,7 +227,7 @@ def write_score(score: Score, folder: str | Path) -> None:
     """score.json (everything), score.csv (one row for each object, then all), errors.csv (one row for each frame and object)."""
     folder = Path(folder)
     write_atomically(folder / "score.json", json.dumps(score.to_mapping(), indent=2) + "\n")
-    write_atomically(folder / "score.csv", _csv([asdict(row) for row in (*score.objects, score.overall)]))
+    write_atomically(folder / "score.csv", rows_as_csv([asdict(row) for row in (*score.objects, score.overall)]))
     rows = [
         {
             "time_ns": error.truth.time_ns,
@@ -242,10 +242,11 @@ def write_score(score: Score, folder: str | Path) -> None:
         }
         for error in score.errors
     ]
-    write_atomically(folder / "errors.csv", _csv(rows))
+    write_atomically(folder / "errors.csv", rows_as_csv(rows))
 
 
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
+def rows_as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """CSV text of rows with equal keys; empty without rows."""
     stream = io.StringIO()
     if rows:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")

@@ -35,7 +35,7 @@ from perception_training.benchmarks.bop_objects import ScoredObject, load_scored
 from perception_training.benchmarks.image_features import BenchmarkFeatures
 from perception_training.benchmarks.plots import Line, bar_plot
 from perception_training.benchmarks.records import Record, floats
-from perception_training.benchmarks.running import Benchmark, BenchmarkScore, benchmark_header, evenly_chosen, listing_identity
+from perception_training.benchmarks.running import Benchmark, BenchmarkScore, dataset_header, evenly_chosen
 from perception_training.data.layouts.bop_objects import MILLIMETRE
 from perception_training.data.readers.bop import Bop
 from perception_training.data.sample import ObjectTrack, Sample
@@ -76,9 +76,7 @@ class BopPose(Benchmark):
 
     @cached_property
     def header(self) -> Header:
-        settings = {"reader": to_mapping(self.dataset.options), **to_mapping(self.config)}
-        source = listing_identity(self.dataset.name, self.dataset.root, self.dataset.sequence_names)
-        return benchmark_header(self.name, self.features, settings, source)
+        return dataset_header(self.name, self.features, self.dataset, self.config)
 
     @cached_property
     def units(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from perception.core.config import Checked, Range, to_mapping
+from perception.core.config import Checked, Range
 from perception.core.errors import InputError
 from perception.core.types import FeatureMap, Frame
 from perception.evaluation.metrics.correspondence import DENSE_THRESHOLDS, DenseScore
@@ -27,7 +27,7 @@ from perception.evaluation.provenance import Header
 from perception_training.benchmarks.image_features import BenchmarkFeatures
 from perception_training.benchmarks.plots import Line, line_plot
 from perception_training.benchmarks.records import Record
-from perception_training.benchmarks.running import Benchmark, BenchmarkScore, benchmark_header, evenly_chosen, listing_identity
+from perception_training.benchmarks.running import Benchmark, BenchmarkScore, dataset_header, evenly_chosen
 from perception_training.benchmarks.view_pairs import Candidates, PosedView, descriptors_at, seen_in, surface_points, turn_between_deg
 from perception_training.data.sample import Sample
 from perception_training.data.sequences import Dataset, FrameSequence
@@ -68,9 +68,7 @@ class Correspondence(Benchmark):
 
     @cached_property
     def header(self) -> Header:
-        settings = {"data": self.dataset.name, "reader": to_mapping(self.dataset.options), **to_mapping(self.config)}
-        source = listing_identity(self.dataset.name, self.dataset.root, self.dataset.sequence_names)
-        return benchmark_header(self.name, self.features, settings, source)
+        return dataset_header(self.name, self.features, self.dataset, self.config)
 
     @cached_property
     def units(self) -> tuple[str, ...]:

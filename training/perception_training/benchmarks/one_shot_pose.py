@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from perception.core.config import Checked, Range, to_mapping
+from perception.core.config import Checked, Range
 from perception.core.errors import InputError
 from perception.core.types import Camera, Frame, ReferenceView
 from perception.evaluation.provenance import Header
@@ -33,7 +33,7 @@ from perception.pipelines.one_shot_pose import OneShotPose, OneShotPoseConfig
 from perception_training.benchmarks.image_features import BenchmarkFeatures
 from perception_training.benchmarks.pose_records import pose_benchmark_score, pose_row, scored
 from perception_training.benchmarks.records import Record
-from perception_training.benchmarks.running import Benchmark, BenchmarkScore, benchmark_header, evenly_chosen, listing_identity
+from perception_training.benchmarks.running import Benchmark, BenchmarkScore, dataset_header, evenly_chosen
 from perception_training.data.readers.onepose_lowtexture import OnePoseLowTexture
 from perception_training.data.sequences import FrameSequence
 
@@ -80,9 +80,7 @@ class OneShotPoseBenchmark(Benchmark):
 
     @cached_property
     def header(self) -> Header:
-        settings = {"reader": to_mapping(self.dataset.options), **to_mapping(self.config)}
-        source = listing_identity(self.dataset.name, self.dataset.root, self.dataset.sequence_names)
-        return benchmark_header(self.name, self.features, settings, source)
+        return dataset_header(self.name, self.features, self.dataset, self.config)
 
     @cached_property
     def _sequences(self) -> dict[str, list[str]]:

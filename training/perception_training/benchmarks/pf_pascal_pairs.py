@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from perception.core.config import Checked, Range, to_mapping
+from perception.core.config import Checked, Range
 from perception.core.errors import InputError
 from perception.core.types import Frame
 from perception.evaluation.provenance import Header
@@ -25,7 +25,7 @@ from perception_training.benchmarks.image_features import BenchmarkFeatures
 from perception_training.benchmarks.pf_pascal import SIZE_PX, keypoint_errors, score_categories
 from perception_training.benchmarks.plots import Line, bar_plot
 from perception_training.benchmarks.records import Record, floats
-from perception_training.benchmarks.running import Benchmark, BenchmarkScore, benchmark_header, evenly_chosen, listing_identity
+from perception_training.benchmarks.running import Benchmark, BenchmarkScore, dataset_header, evenly_chosen
 from perception_training.data.readers.pf_pascal import PfPascal
 
 
@@ -49,9 +49,7 @@ class PfPascalBenchmark(Benchmark):
 
     @cached_property
     def header(self) -> Header:
-        settings = {"reader": to_mapping(self.dataset.options), **to_mapping(self.config)}
-        source = listing_identity(self.dataset.name, self.dataset.root, self.dataset.sequence_names)
-        return benchmark_header(self.name, self.features, settings, source)
+        return dataset_header(self.name, self.features, self.dataset, self.config)
 
     @cached_property
     def units(self) -> tuple[str, ...]:

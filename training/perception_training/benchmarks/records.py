@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from perception.core.errors import InputError
-from perception.evaluation.predictions import write_atomically
+from perception.evaluation.predictions import parsed_row, write_atomically
 from perception.evaluation.provenance import Header
 
 FORMAT, VERSION = "perception-benchmark-predictions", 1
@@ -73,7 +73,7 @@ def read_records(path: Path, expected: Header | None = None, units: Sequence[str
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file of JSON lines") from error
     lines = text.split("\n")[:-1]  # what follows the last line end is empty, or was being written
-    rows = [_parsed(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+    rows = [parsed_row(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
     if not rows or rows[0].get("format") != FORMAT or rows[0].get("version") != VERSION:
         found = f"{rows[0].get('format')!r} {rows[0].get('version')!r}" if rows else "no whole line"
         raise InputError(f"{path}: starts with {found}; must be {FORMAT!r} {VERSION}")
@@ -110,16 +110,6 @@ def _head(header: Header, units: Sequence[str]) -> dict[str, Any]:
 
 def _rows(records: Mapping[str, Record]) -> list[dict[str, Any]]:
     return [{"unit": unit, **record} for unit, record in records.items()]
-
-
-def _parsed(line: str, place: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{place}: not valid JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise InputError(f"{place}: must be a JSON object, is {type(row).__name__}")
-    return row
 
 
 def _line(row: Mapping[str, Any]) -> str:

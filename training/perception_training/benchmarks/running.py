@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import math
 from abc import ABC, abstractmethod
@@ -14,11 +12,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
+from perception.core.config import Checked, to_mapping
 from perception.core.errors import InputError, unknown_name
 from perception.evaluation.predictions import write_atomically
 from perception.evaluation.provenance import Header
+from perception.evaluation.score import rows_as_csv
 from perception_training.benchmarks.image_features import BenchmarkFeatures
 from perception_training.benchmarks.records import FILE, SKIPPED, Record, RecordFile, read_records
+from perception_training.data.sequences import Dataset
 
 SCORE_FORMAT = "perception-benchmark-score"
 SCORE_JSON, SCORE_CSV = "score.json", "score.csv"
@@ -77,6 +78,12 @@ class Benchmark(ABC):
 def benchmark_header(name: str, features: BenchmarkFeatures, settings: Mapping[str, Any], source: str) -> Header:
     """Header of predictions that one extractor made here and now. source: what they were made from, see `listing_identity`."""
     return Header.here({"benchmark": name, "label": features.label, **features.identity(), "settings": settings}, source)
+
+
+def dataset_header(name: str, features: BenchmarkFeatures, dataset: Dataset, config: Checked) -> Header:
+    """As `benchmark_header`, of a data set with the options of its reader and the settings of the benchmark."""
+    settings = {"data": dataset.name, "reader": to_mapping(dataset.options), **to_mapping(config)}
+    return benchmark_header(name, features, settings, listing_identity(dataset.name, dataset.root, dataset.sequence_names))
 
 
 def compared_header(name: str, features: Sequence[BenchmarkFeatures], settings: Mapping[str, Any], source: str) -> Header:
@@ -169,13 +176,3 @@ def write_score(score: BenchmarkScore, out: Path, header: Header, num_units: int
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()}
-
-
-def rows_as_csv(rows: Sequence[Row]) -> str:
-    """CSV text of rows with equal keys; empty without rows."""
-    stream = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return stream.getvalue()

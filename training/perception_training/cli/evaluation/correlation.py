@@ -10,8 +10,8 @@ import tyro
 from rich.console import Console
 
 from perception.evaluation.predictions import write_atomically
+from perception.evaluation.score import rows_as_csv
 from perception_training.benchmarks.correlation import correlate
-from perception_training.benchmarks.running import rows_as_csv
 from perception_training.cli.evaluation.shared import show_score
 
 
