@@ -139,19 +139,21 @@ def test_overload_drops_frames_and_keeps_memory_and_latency_flat(ros: RosHarness
     active(ros, node)
     camera.wait_for_node()
     frames = [camera.image() for _ in range(300)]
-    memory = []
+    memory, ages = [], []
+    number = {message.header.stamp.sec * 10**9 + message.header.stamp.nanosec: index for index, message in enumerate(frames)}
     for index, message in enumerate(frames):  # 100 Hz into a node that does 10
         camera.images.publish(message)
         time.sleep(0.01)
+        while len(ages) < len(status):
+            ages.append(index - number[json.loads(status[len(ages)].data)["stamp_ns"]])
         if index in (100, 299):
             memory.append(resident_bytes())
     assert ros.wait(lambda: json.loads(status[-1].data)["stamp_ns"] == camera.time_ns), "the last frame is worked on"
     counts = node.diagnostics.statistics.counts()
-    latencies = sorted(json.loads(message.data)["latency_s"] for message in status)
-    assert counts["dropped"] > 150
-    assert 10 <= counts["processed"] <= 60
-    assert latencies[len(latencies) // 2] < 0.25, "at most the step in work and the own step"
-    assert latencies[-1] < 0.6
+    assert counts["dropped"] > counts["processed"] >= 10
+    # In frames sent since, not in seconds: a busy machine holds camera and node up alike. A queue would make it grow to more than 200.
+    assert sorted(ages)[len(ages) // 2] <= 40, "at most the step in work and the own step"
+    assert ages[-1] <= 100
     assert memory[1] - memory[0] < 20e6, "20 MB are twenty frames; 200 were sent"
 
 
