@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from perception_training.losses.smooth_ap import smooth_ap_loss
+from perception.ops.smooth_ap import smooth_ap_loss
 
 POSITIVE_BELOW, NEGATIVE_ABOVE, TEMPERATURE = 5e-3, 0.1, 0.01
 RADII = {"dense": 0.15, "sparse": 0.5}

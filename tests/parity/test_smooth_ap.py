@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.support.closeness import PARITY, assert_close
 
-from perception_training.losses.smooth_ap import smooth_ap_loss
+from perception.ops.smooth_ap import smooth_ap_loss
 
 FILE = PARITY / "features-and-metrics" / "smoothap.npz"
 pytestmark = [pytest.mark.parity, pytest.mark.skipif(not FILE.is_file(), reason=f"no fixtures at {FILE}")]

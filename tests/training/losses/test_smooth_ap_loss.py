@@ -9,8 +9,8 @@ from tests.support.closeness import assert_close
 from torch.nn.functional import normalize
 
 from perception.core.errors import InputError
-from perception_training.losses import smooth_ap
-from perception_training.losses.smooth_ap import smooth_ap_loss
+from perception.ops import smooth_ap
+from perception.ops.smooth_ap import smooth_ap_loss
 
 TEMPERATURE = 0.01
 

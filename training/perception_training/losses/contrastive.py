@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from perception.core.errors import InputError
-from perception_training.losses.pairs_of_points import PairLoss, check_pair, check_thresholds
+from perception.ops.pairs_of_points import PairLoss, check_pair, check_thresholds
 
 _SMALLEST_SQUARE = 1e-12
 """Of a distance, below which its root has no useful gradient."""

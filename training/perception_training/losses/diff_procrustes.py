@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from perception.core.errors import InputError
-from perception_training.losses.pairs_of_points import PairLoss, check_pair
+from perception.ops.pairs_of_points import PairLoss, check_pair
 
 MIN_MATCHES = 4
 """Queries with a counterpart below which a pair of views gives no motion and is left out."""

@@ -24,11 +24,11 @@ from perception.models.adapter import Adapter, ConvolvedNetwork
 from perception.models.extractor import ExtractorConfig
 from perception.models.network_extractor import DenseNetwork, NetworkExtractor
 from perception.models.registry import create_extractor
+from perception.ops.pairs_of_points import PairLoss
 from perception.ops.sampling import sample_map
+from perception.ops.smooth_ap import smooth_ap_loss
 from perception_training.losses.contrastive import margin_contrastive_loss
 from perception_training.losses.diff_procrustes import diff_procrustes_loss
-from perception_training.losses.pairs_of_points import PairLoss
-from perception_training.losses.smooth_ap import smooth_ap_loss
 from perception_training.methods.pair_data import PairPoints
 
 _BLOCK_NUMBER = re.compile(r"(?:^|\.)(?:layers?|blocks?|stages?)\.(\d+)\.")
@@ -66,7 +66,7 @@ class MefLossConfig(Checked):
     kind: Literal["smooth_ap", "contrastive", "diff_procrustes"] = "smooth_ap"
     """SmoothAP, or what the paper compares it with."""
     form: Literal["mef_code", "brown"] = "mef_code"
-    """SmoothAP as the released code has it, or as Brown et al. (`losses/smooth_ap.py`)."""
+    """SmoothAP as the released code has it, or as Brown et al. (`perception.ops.smooth_ap`)."""
     positive_below: Annotated[float, Range(0.0)] = 5e-3
     """Points nearer than this are the same."""
     negative_above: Annotated[float, Range(0.0)] = 0.1

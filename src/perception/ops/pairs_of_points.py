@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from perception.core.errors import InputError
@@ -13,8 +12,8 @@ from perception.core.errors import InputError
 class PairLoss(NamedTuple):
     """loss: scalar, 0 with zero gradient where nothing is positive · num_anchors: scalar int64, of what the loss is the mean."""
 
-    loss: Float[Tensor, ""]
-    num_anchors: Int[Tensor, ""]
+    loss: Tensor
+    num_anchors: Tensor
 
 
 def check_pair(place: str, query: Tensor, item: Tensor, query_points: Tensor, item_points: Tensor) -> None:

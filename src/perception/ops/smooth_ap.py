@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from perception.core.errors import InputError
-from perception_training.losses.pairs_of_points import PairLoss, check_pair, check_thresholds
+from perception.ops.pairs_of_points import PairLoss, check_pair, check_thresholds
 
 Form = Literal["mef_code", "brown"]
 
@@ -49,10 +48,10 @@ class _Block:
 
 
 def smooth_ap_loss(
-    query: Float[Tensor, "batch query dim"],
-    item: Float[Tensor, "batch item dim"],
-    query_points: Float[Tensor, "batch query 3"],
-    item_points: Float[Tensor, "batch item 3"],
+    query: Tensor,
+    item: Tensor,
+    query_points: Tensor,
+    item_points: Tensor,
     *,
     positive_below: float = 5e-3,
     negative_above: float = 0.1,
@@ -61,9 +60,10 @@ def smooth_ap_loss(
 ) -> PairLoss:
     """SmoothAP of queries among items, from the queries' side only (swap the arguments for the other one).
 
-    Descriptors of unit length; half precision is computed in float32. Items nearer (strictly) in 3D than `positive_below` are positives, farther
-    than `negative_above` negatives, in the unit of the points; what lies between is ignored, and so are points that are NaN. Distances are computed
-    in the type of the points: float64 where coordinates are large against `positive_below`, since torch.cdist forms differences of squares.
+    query (batch, n, dim), item (batch, m, dim): descriptors of unit length; half precision is computed in float32 · query_points (batch, n, 3),
+    item_points (batch, m, 3). Items nearer (strictly) in 3D than `positive_below` are positives, farther than `negative_above` negatives, in the unit
+    of the points; what lies between is ignored, and so are points that are NaN. Distances are computed in the type of the points: float64 where
+    coordinates are large against `positive_below`, since torch.cdist forms differences of squares.
     Anchors of the whole batch are averaged together: positive pairs ("mef_code") or queries with a positive ("brown").
     A second derivative raises RuntimeError.
     """
