@@ -33,12 +33,16 @@ class RealView:
 
 @dataclass(frozen=True, eq=False)
 class RealPairs:
-    """A set of views, the ordered pairs (source, target) that are matched, and the distance in pixels below which a match is right."""
+    """A set of views, the ordered pairs (source, target) that are matched, and the distance in pixels below which a match is right.
+
+    max_relative_depth_error: a point is seen where the depth of the second view agrees to this share; as exact as the depths are.
+    """
 
     name: str
     views: Sequence[RealView]
     pairs: tuple[tuple[int, int], ...]
     threshold_px: float
+    max_relative_depth_error: float = 0.03
 
 
 def room(folder: Path) -> list[RealPairs]:
@@ -58,7 +62,7 @@ def room(folder: Path) -> list[RealPairs]:
         views.append(
             RealView(image, depths[index].astype(np.float32), Camera.from_matrix(intrinsics[index], width, height), poses[index].astype(np.float64))
         )
-    return [RealPairs("room", views, _all_pairs(len(views)), 4.0)]
+    return [RealPairs("room", views, _all_pairs(len(views)), 4.0, 0.01)]
 
 
 def kitchen(folder: Path) -> list[RealPairs]:
