@@ -164,6 +164,25 @@ class ChosenSequences(Dataset):
         return ChosenFrames(sequence, choose_frames(sequence, self._one_pair, np.random.default_rng(self._seed)))
 
 
+class KeptFrames(Dataset):
+    """A data set whose frames are kept once they are loaded, for an evaluation that asks for the same few again and again."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset, self.root, self.options = dataset, dataset.root, dataset.options
+        self.name = dataset.name  # type: ignore[misc]
+        self.sequence_names = dataset.sequence_names
+        self._opened: dict[str, ChosenFrames] = {}
+
+    def _list_sequences(self) -> tuple[str, ...]:
+        return self.sequence_names
+
+    def open_sequence(self, name: str) -> FrameSequence:
+        if name not in self._opened:
+            sequence = self.dataset.open_sequence(name)
+            self._opened[name] = ChosenFrames(sequence, range(len(sequence)))
+        return self._opened[name]
+
+
 class ChosenFrames(FrameSequence):
     """Few frames of a sequence. What was loaded is kept, since it will be asked for again and again."""
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, cast
 import cv2
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
 
 from perception.core.config import Checked, Range
@@ -29,7 +30,7 @@ from perception_training.loop.parameter_groups import ParameterGroup
 from perception_training.loop.task import Losses, Task
 from perception_training.loop.tensor_files import write_tensors
 from perception_training.methods.mef import MefLossConfig, MefNetwork, MefNetworkConfig, mef_terms
-from perception_training.methods.pair_data import ChosenSequences, PairPointsConfig, draw_points
+from perception_training.methods.pair_data import ChosenSequences, KeptFrames, PairPointsConfig, draw_points
 
 ADAPTER_FILE, NETWORK_FILE = "adapter.safetensors", "network.safetensors"
 
@@ -42,6 +43,8 @@ class PairSource(Checked):
     """Its name, as `perception-train data check` lists them: objaverse, mesh_views, mvimgnet, scenes, seven_scenes, ..."""
     path: str = ""
     """Where its copy lies."""
+    options: tuple[str, ...] = ()
+    """Settings of its reader, such as views.size_px=320; `perception-train data check NAME --help` lists them."""
     weight: Annotated[float, Range(1e-9)] = 1.0
     """How often pairs come from it, against the other sources."""
 
@@ -72,8 +75,10 @@ class PairsConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutConfig(Checked):
-    """Evaluation on the sequences that are held out, by APE (`benchmarks/correspondence.py`)."""
+    """Evaluation on what is not trained on, by APE (`benchmarks/correspondence.py`): sequences held out of the sources, and other data sets."""
 
+    sources: tuple[PairSource, ...] = ()
+    """Data sets of which all sequences are evaluated."""
     num_views: Annotated[int, Range(2)] = 6
     """Views of each sequence; all their pairs are compared."""
     image_side_px: Annotated[int, Range(0, 16_384, "px")] = 0
@@ -102,20 +107,19 @@ class MefTask(Task):
             )
 
     def _opened(self) -> Mixture:
-        """Opens the data sets; keeps those sequences that are held out."""
+        """Opens the data sets; keeps what is evaluated."""
         pairs = self._pairs
         frames = FrameSamplingConfig(mode="pair", max_rotation_deg=pairs.max_rotation_deg, min_covisibility=pairs.min_covisibility)
         sources = []
         self._evaluated: list[Dataset] = []
         for number, source in enumerate(pairs.sources):
-            if not source.path:
-                raise ConfigError(f"pairs.sources.{number}.path: is empty; must be where the copy of {source.data_set} lies")
-            whole = open_dataset(source.data_set, source.path)
+            whole = _open(source, f"pairs.sources.{number}")
             fixed = frames if pairs.one_pair else None
             chosen = ChosenSequences(whole, pairs.num_objects, pairs.seed, skip=pairs.num_held_out, one_pair=fixed)
             sources.append(Source(f"{number}_{source.data_set}", chosen, frames, pairs.augmentation, source.weight))
             if pairs.num_held_out:
-                self._evaluated.append(ChosenSequences(whole, pairs.num_held_out, pairs.seed))
+                self._evaluated.append(KeptFrames(ChosenSequences(whole, pairs.num_held_out, pairs.seed)))
+        self._evaluated += [KeptFrames(_open(source, f"held_out.sources.{number}")) for number, source in enumerate(self._held_out.sources)]
         return Mixture(sources, MixtureConfig(seed=self._train.seed, skip_bad=pairs.skip_bad))
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -144,7 +148,8 @@ class MefTask(Task):
         matching = CorrespondenceConfig(**{**vars(self._held_out.matching), "max_views": self._held_out.num_views})
         for number, dataset in enumerate(self._evaluated):
             benchmark = Correspondence(dataset, features, matching)
-            summary = score({unit: benchmark.predict(unit) for unit in benchmark.units}).summary
+            with torch.autocast(next(self.module.parameters()).device.type, enabled=False):  # matching needs float32, whatever the training has
+                summary = score({unit: benchmark.predict(unit) for unit in benchmark.units}).summary
             prefix = "" if len(self._evaluated) == 1 else f"{number}_{dataset.name}/"
             figures |= {f"{prefix}{name}": float(value) for name, value in summary.items() if name.startswith(("ape", "pcdp"))}
         return figures
@@ -156,6 +161,19 @@ class MefTask(Task):
             return
         adapter = self.module.adapter()
         write_tensors(folder / ADAPTER_FILE, adapter.tensors(), adapter.metadata())
+
+
+def _open(source: PairSource, place: str) -> Dataset:
+    """Raises ConfigError that begins with `place` for a source without path or with options that cannot be read."""
+    if not source.path:
+        raise ConfigError(f"{place}.path: is empty; must be where the copy of {source.data_set} lies")
+    options: dict[str, Any] = {}
+    for text in source.options:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"{place}.options: {text!r}: must be a setting of {source.data_set}, such as views.size_px=320")
+        options[key.strip()] = yaml.safe_load(value)
+    return open_dataset(source.data_set, source.path, options)
 
 
 class ModuleFeatures:
