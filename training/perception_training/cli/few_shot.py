@@ -19,7 +19,7 @@ _DEFAULT_HELD_OUT = 8
 def main(arguments: Sequence[str], prog: str) -> int:
     """Train and write the curves. Raises ConfigError for a recipe of another method."""
     parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    names = sorted(name for name in RECIPES if name.startswith("mef_"))
+    names = sorted(name for name in RECIPES if name.startswith(("mef_", "nano_mef")))
     parser.add_argument("recipe", metavar="RECIPE", help=", ".join(names))
     parser.add_argument(
         "--curve-steps", type=int, nargs="+", metavar="N", help="iterations at which it is looked at (default: 0 to 1000 as in the paper)"
@@ -35,8 +35,10 @@ def main(arguments: Sequence[str], prog: str) -> int:
     recipe = configure(make_recipe(chosen.recipe), rest, f"{prog} {chosen.recipe}", chosen.recipe)
     if not isinstance(recipe, MefRecipe):
         raise ConfigError(f"recipe = {chosen.recipe!r}: has no few-shot curves; such are {', '.join(names)}")
-    if recipe.pairs.num_held_out == 0:
-        raise ConfigError(f"pairs.num_held_out = 0: curves need objects to look at; set --num-held-out {_DEFAULT_HELD_OUT}")
+    if recipe.pairs.num_held_out == 0 and not any(source.path for source in recipe.held_out.sources):
+        raise ConfigError(
+            f"pairs.num_held_out = 0: curves need objects to look at; set --num-held-out {_DEFAULT_HELD_OUT}, or --held-out.sources.0.path DIR"
+        )
     steps = chosen.curve_steps or FEW_SHOT_STEPS
     points = few_shot_curves(recipe, chosen.out, iterations=steps, num_objects=chosen.objects, seeds=chosen.seeds)
     print(f"{len(points)} points: {chosen.out}")

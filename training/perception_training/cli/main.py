@@ -13,6 +13,7 @@ COMMANDS = {
     "data": "check a copy of a data set, or write it into shards",
     "tracks": "follow points through videos and write the tracks beside them",
     "few-shot": "train a recipe of MEF on few objects and draw its error over iterations and objects",
+    "mef-comparison": "train the variations that MEF's paper compares and table their errors on unseen objects",
 }
 
 

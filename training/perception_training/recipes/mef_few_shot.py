@@ -10,8 +10,8 @@ from pathlib import Path
 
 from perception.core.errors import ConfigError
 from perception_training.benchmarks.plots import Line, line_plot
-from perception_training.loop.training import train
 from perception_training.recipes.mef import FEW_SHOT_STEPS, MefRecipe
+from perception_training.recipes.mef_runs import evaluations_of
 
 CSV_FILE, BY_ITERATIONS_FILE, BY_OBJECTS_FILE = "few_shot.csv", "by_iterations.png", "by_objects.png"
 _METRIC = "ape_percent"
@@ -31,6 +31,7 @@ def few_shot_curves(
     recipe: MefRecipe, out: Path, *, iterations: Sequence[int] = FEW_SHOT_STEPS, num_objects: Sequence[int] = (1,), seeds: Sequence[int] = (42,)
 ) -> list[FewShotPoint]:
     """Train `recipe` once for each number of objects and seed, look at it after `iterations`, and write `few_shot.csv` and the pictures into `out`.
+    A call that was stopped goes on there.
 
     The recipe's schedule must be constant, so that a run that is looked at on its way is the same as a shorter one. The held-out sequences are the
     same for all numbers of objects of a seed; a seed chooses other objects, and other ones that are held out. Raises ConfigError.
@@ -39,7 +40,7 @@ def few_shot_curves(
         raise ConfigError(
             f"few-shot: train.schedule = {recipe.train.schedule.kind}: must be constant without warm-up, as runs are looked at on their way"
         )
-    if not iterations or min(iterations) < 0 or not num_objects or not seeds or recipe.pairs.num_held_out == 0:
+    if not iterations or min(iterations) < 0 or not num_objects or not seeds or not _is_evaluated(recipe):
         raise ConfigError(
             f"few-shot: iterations {list(iterations)}, objects {list(num_objects)}, seeds {list(seeds)}, pairs.num_held_out "
             f"{recipe.pairs.num_held_out}: there must be at least one of each, and none negative"
@@ -51,7 +52,7 @@ def few_shot_curves(
                 recipe.train, out=str(out / f"objects_{count}_seed_{seed}"), seed=seed, steps=max(iterations), evaluate_at=tuple(iterations)
             )
             run = replace(recipe, train=settings, pairs=replace(recipe.pairs, num_objects=count, seed=seed))
-            evaluations = train(run, "few_shot").evaluations
+            evaluations = evaluations_of(run, Path(settings.out), "few_shot")
             points += [FewShotPoint(count, seed, step, dict(evaluations[step])) for step in sorted(set(iterations))]
     write_few_shot(points, out)
     return points
@@ -75,6 +76,10 @@ def write_few_shot(points: Sequence[FewShotPoint], out: Path) -> None:
             Line(f"{step} iterations", [math.log10(count) for count in counts], [_mean(points, count, step) for count in counts]) for step in steps
         ]
         (out / BY_OBJECTS_FILE).write_bytes(line_plot(by_count, "log10(objects)", "APE on held-out objects (%)"))
+
+
+def _is_evaluated(recipe: MefRecipe) -> bool:
+    return recipe.pairs.num_held_out > 0 or any(source.path for source in recipe.held_out.sources)
 
 
 def _objects(count: int) -> str:

@@ -77,8 +77,8 @@ class PairsConfig(Checked):
 class HeldOutConfig(Checked):
     """Evaluation on what is not trained on, by APE (`benchmarks/correspondence.py`): sequences held out of the sources, and other data sets."""
 
-    sources: tuple[PairSource, ...] = ()
-    """Data sets of which all sequences are evaluated."""
+    sources: tuple[PairSource, ...] = (PairSource(data_set="mesh_views"),)
+    """Data sets of which all sequences are evaluated: those whose path is set (--held-out.sources.0.path DIR)."""
     num_views: Annotated[int, Range(2)] = 6
     """Views of each sequence; all their pairs are compared."""
     image_side_px: Annotated[int, Range(0, 16_384, "px")] = 0
@@ -119,7 +119,8 @@ class MefTask(Task):
             sources.append(Source(f"{number}_{source.data_set}", chosen, frames, pairs.augmentation, source.weight))
             if pairs.num_held_out:
                 self._evaluated.append(KeptFrames(ChosenSequences(whole, pairs.num_held_out, pairs.seed)))
-        self._evaluated += [KeptFrames(_open(source, f"held_out.sources.{number}")) for number, source in enumerate(self._held_out.sources)]
+        others = [(number, source) for number, source in enumerate(self._held_out.sources) if source.path]
+        self._evaluated += [KeptFrames(_open(source, f"held_out.sources.{number}")) for number, source in others]
         return Mixture(sources, MixtureConfig(seed=self._train.seed, skip_bad=pairs.skip_bad))
 
     def parameter_groups(self) -> list[ParameterGroup]:
