@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from perception.core.config import Checked, to_mapping
 from perception.core.errors import InputError, unknown_name
@@ -26,6 +26,7 @@ SCORE_JSON, SCORE_CSV = "score.json", "score.csv"
 
 SCORERS: dict[str, str] = {
     "bop": "bop_pose",
+    "clutter_pose": "clutter_pose",
     "correspondence": "correspondence",
     "one_shot_pose": "one_shot_pose",
     "pf_pascal": "pf_pascal_pairs",
@@ -86,8 +87,19 @@ def dataset_header(name: str, features: BenchmarkFeatures, dataset: Dataset, con
     return benchmark_header(name, features, settings, listing_identity(dataset.name, dataset.root, dataset.sequence_names))
 
 
-def compared_header(name: str, features: Sequence[BenchmarkFeatures], settings: Mapping[str, Any], source: str) -> Header:
-    """As `benchmark_header`, for several extractors that are compared in one run."""
+class Compared(Protocol):
+    """Something that is compared in a table: an extractor or a method."""
+
+    @property
+    def label(self) -> str:
+        """Name in tables and plots."""
+
+    def identity(self) -> dict[str, Any]:
+        """What its answers depend on."""
+
+
+def compared_header(name: str, features: Sequence[Compared], settings: Mapping[str, Any], source: str) -> Header:
+    """As `benchmark_header`, for several extractors or methods that are compared in one run."""
     extractors = {item.label: item.identity() for item in features}
     return Header.here({"benchmark": name, "label": ", ".join(extractors), "extractors": extractors, "settings": settings}, source)
 

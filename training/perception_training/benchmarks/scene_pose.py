@@ -1,7 +1,8 @@
 """Pose of the camera in a scene that was seen before: posed RGB-D frames of the first part are learnt, the second part is looked at.
 
 As `perception demo --frames` has it: the whole scene is the object; share of frames below 5 cm and 5 degrees and median errors of the camera's own
-position and orientation (Shotton et al., CVPR 2013). Extractors are compared on the same frames; the time per frame is that of `OneShotPose.step`.
+position and orientation (Shotton et al., CVPR 2013). Methods are compared on the same frames: dense features with `OneShotPose`, and SIFT keypoints;
+the time per frame is that of their `step`.
 """
 
 from __future__ import annotations
@@ -14,17 +15,19 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from perception.core.config import Checked, Range, to_mapping
-from perception.core.errors import ConfigError, InputError
+from perception.core.errors import InputError
 from perception.core.types import ReferenceView
 from perception.evaluation.provenance import Header
 from perception.geometry import se3
 from perception.io.posed_frames import PosedFrameFolder
-from perception.pipelines.onboarding import OnboardingConfig, build_database
-from perception.pipelines.one_shot_pose import OneShotPose, OneShotPoseConfig
+from perception.pipelines.onboarding import OnboardingConfig
+from perception.pipelines.one_shot_pose import OneShotPoseConfig
 from perception_training.benchmarks.image_features import BenchmarkFeatures
+from perception_training.benchmarks.pose_methods import pose_methods
 from perception_training.benchmarks.pose_records import pose_benchmark_score, pose_row, scored
 from perception_training.benchmarks.records import Record
 from perception_training.benchmarks.running import Benchmark, BenchmarkScore, compared_header, listing_identity
+from perception_training.benchmarks.sift_keypoints import SiftKeypoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +54,10 @@ class ScenePose(Benchmark):
 
     name: ClassVar[str] = "scene_pose"
 
-    def __init__(self, folder: Path, features: Sequence[BenchmarkFeatures], config: ScenePoseConfig | None = None) -> None:
+    def __init__(self, folder: Path, extractors: Sequence[BenchmarkFeatures | SiftKeypoints], config: ScenePoseConfig | None = None) -> None:
         self.config = config or ScenePoseConfig()
         self.frames = PosedFrameFolder(folder, self.config.colour_focal_px)
-        self.features = {item.label: item for item in features}
-        if len(self.features) < len(features):
-            raise ConfigError(f"extractors {', '.join(item.label for item in features)}: names must differ; give them labels")
+        self.methods = pose_methods(extractors, self.config.database, self.config.pose)
         half = self.config.num_reference_frames or len(self.frames) // 2
         if not 0 < half < len(self.frames):
             raise InputError(f"{folder}: {len(self.frames)} frames, {half} of them references: must leave at least one of each")
@@ -67,24 +68,21 @@ class ScenePose(Benchmark):
     @cached_property
     def header(self) -> Header:
         source = listing_identity("posed frames", self.frames.folder, [path.name for path in self.frames.colour_paths])
-        return compared_header(self.name, list(self.features.values()), to_mapping(self.config), source)
+        return compared_header(self.name, list(self.methods.values()), to_mapping(self.config), source)
 
     @property
     def units(self) -> tuple[str, ...]:
-        return tuple(self.features)
+        return tuple(self.methods)
 
     def predict(self, unit: str) -> Record:
-        features = self.features[unit]
-        database = build_database("scene", self._views(), features, self.config.database, source=str(self.frames.folder))
-        pipeline = OneShotPose(self.config.pose, features)
-        pipeline.add_object(database)
+        known = self.methods[unit].learn("scene", self._views(), str(self.frames.folder))
         rows: list[dict[str, Any]] = []
         for index in self.queries:
             posed = self.frames[index]
             started = time.perf_counter()
-            result = pipeline.step(posed.frame)
+            result = known.step(posed.frame)
             rows.append(pose_row(result, se3.inverse(posed.world_from_camera), time.perf_counter() - started))
-        return {"frames": rows, "num_points": len(database.points), "num_views": database.num_views}
+        return {"frames": rows, "num_points": known.num_points, "num_views": len(self.references)}
 
     def _views(self) -> Iterator[ReferenceView]:
         for index in self.references:

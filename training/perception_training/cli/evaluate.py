@@ -10,6 +10,7 @@ COMMANDS = {
     "correspondence": "dense correspondence between views: APE and PCDP (renders, COLMAP sets, procedural scenes)",
     "one-shot-pose": "one-shot object pose on OnePose-LowTexture: 1, 3 and 5 cm-deg",
     "bop": "one-shot object pose on YCB-Video or any BOP set: average recall of VSD, MSSD and MSPD",
+    "clutter-pose": "one-shot pose of meshes rendered into clutter before real backgrounds, several methods side by side",
     "tapvid-davis": "point tracking on TAP-Vid-DAVIS, first and strided: AJ, average share within, OA",
     "pf-pascal": "semantic correspondence on PF-PASCAL: PCK at .05, .10 and .15",
     "real-matching": "matches between real frames of rooms, several extractors side by side",

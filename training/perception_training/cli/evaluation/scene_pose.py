@@ -8,8 +8,9 @@ from typing import Annotated
 
 import tyro
 
+from perception_training.benchmarks.pose_methods import open_extractors
 from perception_training.benchmarks.scene_pose import ScenePose, ScenePoseConfig
-from perception_training.cli.evaluation.shared import RunArguments, open_features, run_benchmark
+from perception_training.cli.evaluation.shared import RunArguments, run_benchmark
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,10 @@ class Arguments:
     """Folder of frame-000000.color.jpg, .depth.png and .pose.txt."""
     run: tyro.conf.OmitArgPrefixes[RunArguments]
     extractors: tuple[str, ...] = ("dense_sift,sift_size_px=16",)
-    """Extractors with their settings, such as alike_n,weights=FILE,label=ALIKE-n."""
+    """Extractors with their settings, such as alike_n,weights=FILE,label=ALIKE-n; sift_keypoints is SIFT + PnP."""
     frames: ScenePoseConfig = field(default_factory=ScenePoseConfig)
 
 
 def run(arguments: Arguments) -> int:
     """Prints a row for each extractor."""
-    return run_benchmark(ScenePose(arguments.path, open_features(arguments.extractors), arguments.frames), arguments.run)
+    return run_benchmark(ScenePose(arguments.path, open_extractors(arguments.extractors), arguments.frames), arguments.run)
