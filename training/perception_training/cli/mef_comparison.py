@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from perception.core.errors import ConfigError
 from perception_training.cli.recipe import configure
@@ -37,7 +38,8 @@ def main(arguments: Sequence[str], prog: str) -> int:
     if not isinstance(recipe, MefRecipe):
         raise ConfigError(f"recipe = {chosen.recipe!r}: is not of MEF; such are {', '.join(names)}")
     given = {name.removeprefix("compare.").replace("-", "_"): value for name, value in vars(chosen).items() if name.startswith("compare.")}
-    config = ComparisonConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value is not None})
+    settings: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value is not None}
+    config = ComparisonConfig(**settings)
     rows = compare(recipe, config, chosen.out, lambda done, total, name: print(f"{done + 1}/{total} {name}", flush=True))
     for claim in write_comparison(rows, recipe, config, chosen.out):
         print(f"{'holds' if claim.holds else 'DOES NOT HOLD'}: {claim.claim}: {claim.figures}")
