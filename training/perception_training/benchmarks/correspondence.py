@@ -34,6 +34,8 @@ from perception_training.data.sequences import Dataset, FrameSequence
 
 TURN_EDGES_DEG = (0.0, 15.0, 30.0, 60.0, 90.0, 120.0, 150.0, 180.0)
 """Pairs are counted by the angle between their cameras."""
+NEAR_TURN_DEG = 90.0
+"""APE is also given for the pairs that are turned by no more than this: beyond it local features know hardly more than chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +197,13 @@ def score(records: Mapping[str, Record]) -> BenchmarkScore:
     ]
     num_pairs = sum(sum(record["num_pairs"]) for record in records.values())
     unanswered = sum(record["num_unanswered"] for record in records.values()) / overall.num_points
-    summary = {**_figures(overall), "num_pairs": num_pairs, "unanswered_percent": 100.0 * unanswered}
+    within = sum(by_turn[: TURN_EDGES_DEG.index(NEAR_TURN_DEG)], DenseScore())
+    summary = {
+        **_figures(overall),
+        f"ape_within_{NEAR_TURN_DEG:g}_deg_percent": within.ape_percent,
+        "num_pairs": num_pairs,
+        "unanswered_percent": 100.0 * unanswered,
+    }
     return BenchmarkScore(summary, "ape_percent", rows, {"by_turn.png": _plot(by_turn)})
 
 

@@ -29,8 +29,8 @@ class ComparisonConfig(Checked):
     """Iterations at which the runs on one object and on all are looked at."""
     num_objects: tuple[int, ...] = (4, 16, 64)
     """Numbers of objects between one and all that are trained on for `steps`."""
-    adapter_learning_rate: Annotated[float, Range(0.0)] = 1e-3
-    """Of convolutions behind a frozen network, which bear more than the network does."""
+    adapter_learning_rate: Annotated[float, Range(0.0)] = 1e-4
+    """Of convolutions behind a frozen network; each of their weights moves all descriptors, so that a larger one spoils them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -152,7 +152,7 @@ class MefTask(Task):
             with torch.autocast(next(self.module.parameters()).device.type, enabled=False):  # matching needs float32, whatever the training has
                 summary = score({unit: benchmark.predict(unit) for unit in benchmark.units}).summary
             prefix = "" if len(self._evaluated) == 1 else f"{number}_{dataset.name}/"
-            figures |= {f"{prefix}{name}": float(value) for name, value in summary.items() if name.startswith(("ape", "pcdp"))}
+            figures |= {f"{prefix}{name}": float(value) for name, value in summary.items() if name.startswith(("ape", "pcdp")) and np.isfinite(value)}
         return figures
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
