@@ -25,6 +25,9 @@ class ExtractorConfig(Checked):
     """Name in the registry, such as dense_sift, alike_n, dinov2_small or tiny_dinov2; an unknown name lists the known ones."""
     weights: str = ""
     """Weights file, local model folder, hub name or a name from config/weights.yaml; empty takes the extractor's own default."""
+    adapter: str = ""
+    """File of an adapter of a network, from MEF training (`perception-train mef_code`) or of an object (`perception onboard --adapt`);
+    empty: none."""
     backend: Literal["torch", "onnxruntime"] = "torch"
     """What runs the network; dense_sift has no graph and takes torch only."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

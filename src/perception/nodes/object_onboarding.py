@@ -6,19 +6,20 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 
-from perception.core.config import Checked
+from perception.core.config import Checked, Range
 from perception.core.errors import PerceptionError
 from perception.core.timing import Stopwatch
+from perception.pipelines.adaptation import AdaptationConfig, build_adapted_database
 from perception.pipelines.dense_features import DenseFeatures
 from perception.pipelines.object_database import ObjectDatabase, checked_object_name
 from perception.pipelines.onboarding import OnboardingConfig, build_database
-from perception.rendering.reference_sources import ReferenceConfig, open_references
+from perception.rendering.reference_sources import ReferenceConfig, ReferenceSource, open_references
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,9 @@ class OnboardConfig(Checked):
     source: str = ""
     """Where its reference views are: a folder of posed frames, a bag with poses, or a mesh."""
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    adapt: Annotated[int, Range(0, 10_000)] = 0
+    """Iterations that adapt the features to the object before it is learnt; 0: none. Refused adapters leave the object without one."""
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
     database: OnboardingConfig = field(default_factory=OnboardingConfig)
 
 
@@ -107,14 +111,21 @@ class ObjectOnboarding:
         watch = Stopwatch()
         source = open_references(settings.source, settings.reference)
         self._node.get_logger().info(f"onboarding {settings.name!r} from {len(source)} views of {settings.source} ({source.kind})")
-        database = build_database(settings.name, source, self._features, settings.database, self._progress, settings.source)
+        database = self._built(settings, source)
         saved = ""
         if self._database_dir:
             path = database.save(Path(self._database_dir).expanduser() / f"{settings.name}.safetensors")
             saved = f", saved as {path}"
         self._pipeline.add_object(database)
         self._objects_changed()
-        return f"object {settings.name!r}: {len(database.points)} points from {database.num_views} views in {watch.lap():.1f} s{saved}"
+        adapted = f"; {database.provenance['adaptation']['summary']}" if settings.adapt else ""
+        return f"object {settings.name!r}: {len(database.points)} points from {database.num_views} views in {watch.lap():.1f} s{saved}{adapted}"
+
+    def _built(self, settings: OnboardConfig, source: ReferenceSource) -> ObjectDatabase:
+        name, database = settings.name, settings.database
+        if not settings.adapt:
+            return build_database(name, source, self._features, database, self._progress, settings.source)
+        return build_adapted_database(name, source, self._features, settings.adapt, settings.adaptation, database, self._progress, settings.source)
 
     def _remove(self) -> str:
         name = self._settings().name

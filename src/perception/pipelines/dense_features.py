@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from perception.core.config import Range
 from perception.core.types import FeatureMap, Frame, Grid
 from perception.models.extractor import ExtractorConfig
+from perception.models.network_extractor import NetworkExtractor
 from perception.models.registry import create_extractor
 
 
@@ -44,6 +45,11 @@ class DenseFeatures:
     def dim(self) -> int:
         """Length of a descriptor."""
         return self._extractor.dim
+
+    @property
+    def is_network(self) -> bool:
+        """Whether it is a network, which can be adapted, and not a fixed filter."""
+        return isinstance(self._extractor, NetworkExtractor)
 
     def step(self, frame: Frame) -> FeatureMap:
         """The descriptors of one frame. A cell without any image gradient may be all zero; no cell is NaN."""

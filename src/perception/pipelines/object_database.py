@@ -5,6 +5,9 @@ Format (version 1): a safetensors file. Tensors: `descriptors` (num, dim) float1
 view_starts[v]:view_starts[v + 1], `camera_from_object` (views, 4, 4) float64, `vocabulary` (words, dim) float16, `view_words`
 (views, words) float32, `symmetries` (num, 4, 4) float64, `bounds` (2, 3) float32. The header's metadata holds format, version, name,
 extractor, sha256 over all tensors, and the source and settings it was made from, as JSON.
+
+Version 2 is for objects with an adapter of their own (`adaptation`): the header also holds `adapter`, the name of the file beside this one, and
+`adapter_sha256`. Who matches frames with such a database needs `adapted` maps.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +27,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from perception.core.errors import InputError
+from perception.core.types import FeatureMap
+from perception.models.adapter import Adapter, MapAdapter, read_adapter, write_adapter
+from perception.models.weights import file_sha256
 
 FORMAT = "perception object database"
-VERSION = 1
+VERSION, VERSION_WITH_ADAPTER = 1, 2
+_ADAPTER_SUFFIX = ".adapter.safetensors"
 _TENSORS = ("descriptors", "points", "normals", "view_starts", "camera_from_object", "vocabulary", "view_words", "symmetries", "bounds")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -41,7 +49,8 @@ def checked_object_name(name: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class ObjectDatabase:
-    """See the module's text for shapes. `provenance` says from what and how it was made."""
+    """See the module's text for shapes. `provenance` says from what and how it was made; `adapter` is what its descriptors were made with beside the
+    extractor."""
 
     name: str
     extractor: str
@@ -55,12 +64,18 @@ class ObjectDatabase:
     symmetries: torch.Tensor
     bounds: torch.Tensor
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    adapter: Adapter | None = None
 
     def __post_init__(self) -> None:
         checked_object_name(self.name)
         num = self.descriptors.shape[0]
         if num == 0 or self.points.shape != (num, 3) or self.view_starts[-1] != num or self.num_views != len(self.camera_from_object):
             raise InputError(f"object database {self.name!r}: descriptors, points and views do not belong together, or there are none")
+        if self.adapter is not None and self.adapter.extractor != self.extractor:
+            raise InputError(
+                f"object database {self.name!r}: made with the extractor {self.extractor!r}, its adapter for {self.adapter.extractor!r}: "
+                "must be the same"
+            )
 
     @property
     def num_views(self) -> int:
@@ -69,6 +84,15 @@ class ObjectDatabase:
     @property
     def dim(self) -> int:
         return self.descriptors.shape[1]
+
+    @cached_property
+    def _map_adapter(self) -> MapAdapter | None:
+        return None if self.adapter is None else MapAdapter(self.adapter, self.dim, f"adapter of object {self.name!r}")
+
+    def adapted(self, features: FeatureMap) -> FeatureMap:
+        """The map to match with this object: that of the extractor itself, with the object's adapter applied if it has one."""
+        adapter = self._map_adapter
+        return features if adapter is None else adapter.apply(features, f"{features.extractor}, adapted to {self.name}")
 
     def view_rows(self, view: int) -> slice:
         """Rows of the descriptors that `view` saw."""
@@ -79,17 +103,19 @@ class ObjectDatabase:
         return torch.cat([torch.arange(int(self.view_starts[view]), int(self.view_starts[view + 1])) for view in views.sort().values.tolist()])
 
     def save(self, path: str | Path) -> Path:
-        """Write to `path` (parent folders are made); the old file stays until the new one is whole."""
+        """Write to `path` (parent folders are made), and the adapter beside it; the old file stays until the new one is whole."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        adapter = {} if self.adapter is None else _adapter_record(write_adapter(adapter_path(path), self.adapter))
         tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
         metadata = {
             "format": FORMAT,
-            "version": str(VERSION),
+            "version": str(VERSION_WITH_ADAPTER if adapter else VERSION),
             "name": self.name,
             "extractor": self.extractor,
             "sha256": _digest(tensors),
             "provenance": json.dumps(self.provenance),
+            **adapter,
         }
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
@@ -110,16 +136,44 @@ class ObjectDatabase:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
                     raise InputError(f"{path}: a safetensors file, but no object database (format {metadata.get('format')!r})")
-                if metadata.get("version") != str(VERSION):
+                if metadata.get("version") not in (str(VERSION), str(VERSION_WITH_ADAPTER)):
                     raise InputError(
-                        f"{path}: made by format version {metadata.get('version')}; this release reads {VERSION}: onboard the object again"
+                        f"{path}: made by format version {metadata.get('version')}; this release reads {VERSION} and {VERSION_WITH_ADAPTER}: "
+                        "onboard the object again"
                     )
                 tensors = {name: file.get_tensor(name) for name in _TENSORS}
         except (SafetensorError, OSError) as error:
             raise InputError(f"object database {path}: cannot be read ({error}); it is damaged or not a safetensors file") from error
         if verify and _digest(tensors) != metadata["sha256"]:
             raise InputError(f"object database {path}: content does not match its recorded hash; the file is damaged: onboard the object again")
-        return cls(name=metadata["name"], extractor=metadata["extractor"], provenance=json.loads(metadata["provenance"]), **tensors)
+        adapter = _read_recorded_adapter(path, metadata)
+        return cls(name=metadata["name"], extractor=metadata["extractor"], provenance=json.loads(metadata["provenance"]), adapter=adapter, **tensors)
+
+
+def adapter_path(database: Path) -> Path:
+    """Where the adapter of a database lies: mug.safetensors → mug.adapter.safetensors."""
+    return database.with_name(database.name.removesuffix(".safetensors") + _ADAPTER_SUFFIX)
+
+
+def _adapter_record(path: Path) -> dict[str, str]:
+    return {"adapter": path.name, "adapter_sha256": file_sha256(path)}
+
+
+def _read_recorded_adapter(database: Path, metadata: Mapping[str, str]) -> Adapter | None:
+    """The adapter that a database names, refused unless it is the very file that the database was made with."""
+    if metadata["version"] == str(VERSION):
+        return None
+    path = database.parent / Path(metadata["adapter"]).name
+    if not path.is_file():
+        raise InputError(
+            f"object database {database}: was made with the adapter {path.name}, which is not beside it; copy both files, or onboard the object again"
+        )
+    if file_sha256(path) != metadata["adapter_sha256"]:
+        raise InputError(
+            f"object database {database}: adapter {path} is not the one it was made with (its hash differs); copy the files that belong together, "
+            "or onboard the object again"
+        )
+    return read_adapter(path)
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:

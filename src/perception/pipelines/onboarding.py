@@ -6,25 +6,23 @@ Depth comes with the view (RGB-D clip, rendered mesh); where no view has depth, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sized
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import Callable, Iterable, Mapping, Sized
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from perception.core.config import Checked, Range, to_mapping
 from perception.core.errors import ConfigError, InputError
-from perception.core.types import FeatureMap, ReferenceView
+from perception.core.types import ReferenceView
 from perception.geometry import se3
-from perception.geometry.camera import unproject
-from perception.geometry.point_maps import normals_from_depth
+from perception.models.adapter import Adapter, MapAdapter
 from perception.ops.farthest_point import farthest_point_indices
-from perception.ops.sampling import first_pixel, sample_map, stratified_grid
 from perception.pipelines.dense_features import DenseFeatures
 from perception.pipelines.object_database import ObjectDatabase
+from perception.pipelines.surface_samples import SurfaceSamples, lift_view
 from perception.pipelines.template_selection import build_vocabulary
 from perception.pipelines.triangulated_tracks import TrackingConfig, TrackViews
 
@@ -53,18 +51,6 @@ class OnboardingConfig(Checked):
     """Seed of thinning and vocabulary."""
 
 
-@dataclass(frozen=True, eq=False)
-class SurfaceSamples:
-    """What one view says of the surface: descriptors (num, dim) float16, points and normals (num, 3) float32 in the object frame."""
-
-    descriptors: torch.Tensor
-    points: NDArray[np.float32]
-    normals: NDArray[np.float32]
-
-    def take(self, rows: NDArray[np.int64]) -> SurfaceSamples:
-        return SurfaceSamples(self.descriptors[torch.from_numpy(rows)], self.points[rows], self.normals[rows])
-
-
 def build_database(
     name: str,
     views: Iterable[ReferenceView],
@@ -72,19 +58,24 @@ def build_database(
     config: OnboardingConfig,
     progress: Callable[[int, int], None] | None = None,
     source: str = "",
+    adapter: Adapter | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> ObjectDatabase:
     """Learn an object from its reference views. `progress(done, total)` is called after each view (total 0: not known).
 
+    adapter: of this object's own (`adaptation`), becomes part of the database · notes: further entries of its provenance.
     Raises InputError when no view shows the object, or when views without depth cannot be triangulated.
     """
     total = len(views) if isinstance(views, Sized) else 0
     samples: list[SurfaceSamples] = []
     poses: list[NDArray[np.float64]] = []
     tracks = TrackViews(config.tracking)
+    applied = None if adapter is None else MapAdapter(adapter, features.dim, f"adapter of object {name!r}")
     for done, view in enumerate(views, 1):
-        feature_map = features.step(view.frame).on_cpu()
+        feature_map = features.step(view.frame)
+        feature_map = (feature_map if applied is None else applied.apply(feature_map, features.name)).on_cpu()
         if view.frame.depth_m is not None:
-            samples.append(_lift_view(view, feature_map, config))
+            samples.append(lift_view(view, feature_map, config.stride_px, config.max_relative_depth_step))
             poses.append(view.camera_from_object)
         else:
             tracks.add(view, feature_map)
@@ -94,35 +85,8 @@ def build_database(
     if not samples and tracks.num_views:
         samples = [SurfaceSamples(*track) for track in tracks.triangulate()]
         poses = tracks.poses
-    return _assemble(name, samples, poses, features.name, config, {"source": source, "views_without_depth_left_out": num_skipped})
-
-
-def _lift_view(view: ReferenceView, feature_map: FeatureMap, config: OnboardingConfig) -> SurfaceSamples:
-    frame = view.frame
-    assert frame.depth_m is not None
-    if frame.camera is None:
-        raise InputError(f"reference view at {frame.time_ns} ns: no camera intrinsics")
-    height, width = frame.image.shape[:2]
-    usable = _smooth_depth(frame.depth_m, config.max_relative_depth_step)
-    if frame.mask is not None:
-        usable &= frame.mask
-    pixels = stratified_grid(height, width, config.stride_px, usable, first_pixel(feature_map.grid, config.stride_px))
-    descriptors = sample_map(feature_map.descriptors, torch.from_numpy(pixels), feature_map.grid)
-    cols, rows = pixels.astype(np.int64).T
-    points_camera = unproject(pixels.astype(np.float64), frame.depth_m[rows, cols].astype(np.float64), frame.camera)
-    points = se3.transform_points(se3.inverse(view.camera_from_object), points_camera)
-    normals = view.normals if view.normals is not None else normals_from_depth(frame.depth_m, frame.camera)
-    normals_object = np.nan_to_num(normals[rows, cols].astype(np.float64)) @ view.camera_from_object[:3, :3]
-    samples = SurfaceSamples(descriptors.half(), points.astype(np.float32), normals_object.astype(np.float32))
-    return samples.take(np.flatnonzero((descriptors.float().norm(dim=1) > 0.5).numpy()))
-
-
-def _smooth_depth(depth_m: NDArray[np.float32], max_relative_step: float) -> NDArray[np.bool_]:
-    """Pixels with a depth whose 3x3 neighbourhood is known and has no jump."""
-    known = np.isfinite(depth_m) & (depth_m > 0)
-    depth = np.where(known, depth_m, 0).astype(np.float32)
-    kernel = np.ones((3, 3), np.uint8)
-    return known & (cv2.dilate(depth, kernel) - cv2.erode(depth, kernel) <= max_relative_step * np.maximum(depth, 1e-9))
+    provenance = {"source": source, "views_without_depth_left_out": num_skipped, **(notes or {})}
+    return replace(_assemble(name, samples, poses, features.name, config, provenance), adapter=adapter)
 
 
 def _assemble(name: str, samples: list[SurfaceSamples], poses: list, extractor: str, config: OnboardingConfig, provenance: dict) -> ObjectDatabase:

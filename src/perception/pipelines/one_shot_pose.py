@@ -9,6 +9,7 @@ next frame (`temporal_prior`) and a full search follows at once when that fails.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -124,12 +125,22 @@ class OneShotPose:
         with self._lock:
             objects = dict(self._objects)
         feature_map = self.features.step(frame)
-        query = self._sample(frame, feature_map.on_cpu())
         num_views = max(1, min(self.config.max_templates, self.config.max_templates_per_frame // max(len(objects), 1)))
-        found = [self._find(database, frame, query, num_views) for database in objects.values()]
+        queries = self._queries(frame, feature_map, objects.values())
+        found = [self._find(database, frame, query, num_views) for database, query in zip(objects.values(), queries, strict=True)]
         estimates = tuple(item for item in found if isinstance(item, PoseEstimate))
         misses = tuple(item for item in found if isinstance(item, NoPose))
         return PoseResult(frame.time_ns, frame.frame_id, estimates, misses, feature_map)
+
+    def _queries(self, frame: Frame, feature_map: FeatureMap, objects: Iterable[ObjectDatabase]) -> Iterator[Query]:
+        """For each object its own; objects without adapter share one."""
+        shared: Query | None = None
+        for database in objects:
+            if database.adapter is not None:
+                yield self._sample(frame, database.adapted(feature_map).on_cpu())
+            else:
+                shared = shared or self._sample(frame, feature_map.on_cpu())
+                yield shared
 
     def _sample(self, frame: Frame, feature_map: FeatureMap) -> Query:
         assert frame.camera is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
@@ -64,7 +65,8 @@ class ReferenceConfig(Checked):
 
 
 class ReferenceSource(Protocol):
-    """Reference views to iterate over (anew each time). kind is `frames`, `bag` or `mesh`; len() is the most views there will be."""
+    """Reference views to iterate over (anew each time). kind is `frames`, `bag` or `mesh`; len() is the most views there will be. Frames and meshes
+    also give single views by number."""
 
     kind: str
 
@@ -114,10 +116,12 @@ class FrameReferences:
     def __len__(self) -> int:
         return len(self._indices)
 
+    def __getitem__(self, number: int) -> ReferenceView:
+        posed = self._folder[self._indices[number]]
+        return ReferenceView(posed.frame, se3.inverse(posed.world_from_camera))
+
     def __iter__(self) -> Iterator[ReferenceView]:
-        for index in self._indices:
-            posed = self._folder[index]
-            yield ReferenceView(posed.frame, se3.inverse(posed.world_from_camera))
+        return (self[number] for number in range(len(self)))
 
 
 class MeshReferences:
@@ -138,12 +142,18 @@ class MeshReferences:
     def __len__(self) -> int:
         return len(self._poses)
 
+    @cached_property
+    def _scene(self) -> MeshScene:
+        return MeshScene({self._mesh.name: (self._mesh, np.eye(4))})
+
+    def __getitem__(self, number: int) -> ReferenceView:
+        pose = self._poses[number]
+        view = render(self._scene, self._camera, pose, background=(0, 0, 0), supersampling=self._config.render_supersampling)
+        frame = Frame(view.image, number + 1, self._camera, source=self._mesh.name, depth_m=view.depth_m, mask=view.mask)
+        return ReferenceView(frame, pose, view.normals)
+
     def __iter__(self) -> Iterator[ReferenceView]:
-        scene = MeshScene({self._mesh.name: (self._mesh, np.eye(4))})
-        for index, camera_from_object in enumerate(self._poses):
-            view = render(scene, self._camera, camera_from_object, background=(0, 0, 0), supersampling=self._config.render_supersampling)
-            frame = Frame(view.image, index + 1, self._camera, source=self._mesh.name, depth_m=view.depth_m, mask=view.mask)
-            yield ReferenceView(frame, camera_from_object, view.normals)
+        return (self[number] for number in range(len(self)))
 
 
 class BagReferences:
