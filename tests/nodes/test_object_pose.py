@@ -28,6 +28,7 @@ from perception.nodes import object_onboarding
 from perception.nodes.messages import matrix_from_pose
 from perception.nodes.object_pose_node import ObjectPoseNode
 from perception.pipelines.dense_features import DenseFeatures
+from perception.pipelines.object_database import ObjectDatabase, adapter_path
 from perception.pipelines.onboarding import OnboardingConfig, build_database
 from perception.pipelines.one_shot_pose import OneShotPose, OneShotPoseConfig
 
@@ -218,6 +219,36 @@ def test_cleanup_breaks_off_an_onboarding(ros: RosHarness, monkeypatch: pytest.M
     node.trigger_deactivate()
     node.trigger_cleanup()
     assert node.pipeline is None
+
+
+def test_onboarding_can_adapt_the_features_to_the_object(ros: RosHarness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Views(list):
+        kind = "fake"
+
+    poses = [textured_plane.view_pose(azimuth, 5, 0.6, azimuth / 2) for azimuth in (-30, -15, 0, 15, 30)]
+    views = Views(textured_plane.reference_views(textured_plane.random_texture(3), poses))
+    monkeypatch.setattr(object_onboarding, "open_references", lambda *_: views)
+    settings = {
+        "features.extractor": "tiny_nano",
+        "database_dir": str(tmp_path),
+        "onboard.adapt": 2,
+        "onboard.adaptation.num_points": 300,
+        "onboard.adaptation.min_gain": 0.0,
+        "onboard.adaptation.learning_rate": 0.003,
+        "onboard.database.max_descriptors": 2000,
+        "onboard.database.num_words": 16,
+    }
+    node = active(ros, ObjectPoseNode(parameter_overrides=[Parameter(name, value=value) for name, value in settings.items()]))
+    set_onboard(node, name="plane", source="somewhere")
+    answer = ros.call(Trigger, "/object_pose/onboard")
+    assert answer.success, answer.message
+    database = ObjectDatabase.load(tmp_path / "plane.safetensors")
+    assert database.provenance["adaptation"]["iterations"] == 2
+    assert database.provenance["adaptation"]["summary"] in answer.message
+    assert adapter_path(tmp_path / "plane.safetensors").is_file() == database.provenance["adaptation"]["accepted"]
+    assert node.pipeline is not None
+    assert node.pipeline.object_names == ("plane",)
+    assert not node.set_parameters([Parameter("onboard.adapt", value=-1)])[0].successful
 
 
 def test_a_missing_database_refuses_to_configure(ros: RosHarness, tmp_path: Path) -> None:

@@ -49,6 +49,24 @@ def test_onboard_writes_a_database_and_says_what_is_in_it(folder: Path, capsys: 
     assert "object name 'two words'" in capsys.readouterr().err
 
 
+def test_onboard_that_cannot_adapt_says_what_can(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["onboard", str(folder / "box.obj"), "--name", "box", "--out", str(folder / "adapted.safetensors"), "--features.device", "cpu"]
+    assert main([*command, "--features.extractor", "dense_sift", "--adapt", "5"]) == 2
+    assert "has no network that could be adapted; such are alike_t, alike_n, nano" in " ".join(capsys.readouterr().err.split())
+    assert main([*command, "--features.extractor", "tiny_nano", "--adapt", "-1"]) == 2
+    assert "adapt = -1: must be a number of iterations" in " ".join(capsys.readouterr().err.split())
+    assert not (folder / "adapted.safetensors").exists()
+
+
+def test_onboard_with_an_adapter_that_does_not_help_says_so_and_writes_the_database(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "plain.safetensors"
+    views = ("--reference.num-viewpoints", "12", "--reference.render-size-px", "160", "--reference.render-focal-px", "300")
+    adapt = ("--adapt", "1", "--adaptation.min-gain", "1", "--features.extractor", "tiny_nano", "--database.num-words", "32")
+    assert main(["onboard", str(folder / "box.obj"), "--name", "box", "--out", str(path), *views, *adapt]) == 0
+    assert "adapter refused, the database is built without" in " ".join(capsys.readouterr().out.split())
+    assert ObjectDatabase.load(path).adapter is None
+
+
 def test_replay_finds_the_object_and_report_writes_the_same_again(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     database = str(folder / "box.safetensors")
     command = ["replay", str(folder / "bag"), "--out", str(tmp_path), "--databases", database, "--pose.features.sift-size-px", "4"]
