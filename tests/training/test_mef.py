@@ -25,11 +25,12 @@ from perception_training.data.augmentation import AugmentationConfig, ShiftScale
 from perception_training.data.collation import collate
 from perception_training.data.layouts.objaverse_renders import PUBLISHED_CAMERA
 from perception_training.data.readers import open_dataset
+from perception_training.data.synthetic.mesh_views import MeshViews
 from perception_training.data.synthetic.scenes.config import ScenesConfig
 from perception_training.data.synthetic.scenes.samples import render_clip
 from perception_training.loop.training import train
 from perception_training.methods.mef import MefLossConfig, MefNetwork, MefNetworkConfig, mef_terms
-from perception_training.methods.pair_data import ChosenSequences, PairPointsConfig, draw_points
+from perception_training.methods.pair_data import ChosenSequences, KeptFrames, PairPointsConfig, draw_points
 from perception_training.recipes import RECIPES, make_recipe
 from perception_training.recipes.mef_few_shot import BY_ITERATIONS_FILE, BY_OBJECTS_FILE, CSV_FILE, few_shot_curves
 from perception_training.recipes.mef_task import ADAPTER_FILE, PairSource
@@ -224,6 +225,14 @@ def test_held_out_objects_are_never_trained_on_and_objects_grow_by_adding():
     assert len(rest) == len(whole) - 3
     with pytest.raises(InputError, match="must be at least 18"):
         ChosenSequences(whole, 15, seed=1, skip=3)
+
+
+def test_frames_of_an_evaluation_are_loaded_once(monkeypatch):
+    kept = KeptFrames(open_dataset("primitives", ".", VIEWS))
+    first = kept.open_sequence("000001").load([3])
+    monkeypatch.setattr(MeshViews, "load", lambda *_: pytest.fail("loaded again"))
+    assert kept.open_sequence("000001").load([3]) is first
+    assert kept.open_sequence("000001").frame_names[3] == "000003"
 
 
 # Recipes

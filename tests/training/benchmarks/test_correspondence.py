@@ -38,6 +38,9 @@ def test_perfect_features_find_every_point_of_renders(objaverse, tmp_path):
     assert score.summary["num_pairs"] == 12
     assert score.summary["num_points"] > 2000
     assert score.summary["ape_percent"] < 1.0
+    near = [row for row in score.rows if row["sequence"] in ("all, turned 30 to 60 deg", "all, turned 60 to 90 deg", "all, turned 15 to 30 deg")]
+    total = sum(row["num_points"] * row["ape_percent"] for row in near if row["num_points"]) / sum(row["num_points"] for row in near)
+    assert score.summary["ape_within_90_deg_percent"] == pytest.approx(total)
     assert score.summary["pcdp_5_percent"] > 99.0
 
 

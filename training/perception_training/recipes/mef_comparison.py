@@ -4,19 +4,23 @@ that is never trained on. A run that was stopped goes on, and finished variation
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from perception.core.config import Checked, Range
 from perception.core.errors import ConfigError
 from perception_training.recipes.mef import FEW_SHOT_STEPS, MefRecipe
 from perception_training.recipes.mef_runs import evaluations_of
 
+Form = Literal["mef_code", "brown"]
+
 LOSSES, CONVS, ADAPTERS, ITERATIONS, OBJECTS = "loss", "convolutions, whole network", "convolutions, adapter", "iterations", "objects"
 """Groups of variations."""
 ALL_OBJECTS = 0
+SMOOTH_AP: Mapping[Form, str] = {"mef_code": "SmoothAP (MEF's code)", "brown": "SmoothAP (Brown et al.)"}
+"""Names of its two forms; that of the recipe is trained as `all objects`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +88,8 @@ def _check(recipe: MefRecipe) -> None:
     num_sets += len(recipe.pairs.sources) if recipe.pairs.num_held_out else 0
     if schedule.kind != "constant" or schedule.warm_up_steps:
         raise ConfigError(f"comparison: train.schedule = {schedule.kind}: must be constant without warm-up, as runs are looked at on their way")
+    if recipe.loss.kind != "smooth_ap":
+        raise ConfigError(f"comparison: loss.kind = {recipe.loss.kind}: must be smooth_ap, with which the others are compared")
     if num_sets != 1:
         raise ConfigError(f"comparison: {num_sets} data sets are evaluated; must be 1 (--held-out.sources.0.path DIR, or --num-held-out N)")
 
@@ -96,9 +102,9 @@ def variations(recipe: MefRecipe, config: ComparisonConfig) -> Iterator[Variatio
     yield Variation(ITERATIONS, "one object", _objects(curve, 1))
     one = _objects(_for(plain, config.steps, (0, 1, 10)), 1)
     yield Variation(ITERATIONS, "one pair", replace(one, pairs=replace(one.pairs, one_pair=True)))
-    brown, contrastive = replace(short.loss, form="brown"), replace(short.loss, kind="contrastive")
-    yield Variation(LOSSES, "SmoothAP (Brown et al.)", replace(short, loss=brown))
-    yield Variation(LOSSES, "contrastive", replace(short, loss=contrastive))
+    other = next(form for form in SMOOTH_AP if form != recipe.loss.form)
+    yield Variation(LOSSES, SMOOTH_AP[other], replace(short, loss=replace(short.loss, form=other)))
+    yield Variation(LOSSES, "contrastive", replace(short, loss=replace(short.loss, kind="contrastive")))
     yield Variation(LOSSES, "DiffProc", replace(short, loss=replace(short.loss, kind="diff_procrustes", temperature=0.1)))
     for count in (1, 2, 3):
         yield Variation(CONVS, str(count), _with(short, num_convs=count))

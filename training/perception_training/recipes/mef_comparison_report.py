@@ -15,7 +15,17 @@ from perception.evaluation.provenance import Header
 from perception.evaluation.score import rows_as_csv
 from perception_training.benchmarks.plots import Line, bar_plot, line_plot
 from perception_training.recipes.mef import MefRecipe
-from perception_training.recipes.mef_comparison import ADAPTERS, ALL_OBJECTS, CONVS, ITERATIONS, LOSSES, OBJECTS, ComparisonConfig, ComparisonRow
+from perception_training.recipes.mef_comparison import (
+    ADAPTERS,
+    ALL_OBJECTS,
+    CONVS,
+    ITERATIONS,
+    LOSSES,
+    OBJECTS,
+    SMOOTH_AP,
+    ComparisonConfig,
+    ComparisonRow,
+)
 from perception_training.recipes.mef_runs import weights_of
 
 TABLE_JSON, TABLE_CSV = "comparison.json", "comparison.csv"
@@ -46,7 +56,8 @@ class Comparison:
         steps = self.config.steps if iterations is None else iterations
         if name == NONE:
             return self.before
-        if (group, name) in ((LOSSES, "SmoothAP"), (CONVS, "0"), (OBJECTS, "all")):
+        is_reference = name in SMOOTH_AP.values() and (group, name, steps) not in self._ape
+        if is_reference or (group, name) in ((CONVS, "0"), (OBJECTS, "all")):
             return self._ape[ITERATIONS, ALL, steps]
         if (group, name) == (ADAPTERS, "0"):
             return self.before
@@ -62,8 +73,8 @@ class Comparison:
         """The claims of issue and paper."""
         longest = max(*self.config.curve_steps, self.config.steps)
         final, first = self.ape(ITERATIONS, ALL, longest), self.ape(ITERATIONS, ONE, 1)
-        losses = {name: self.ape(LOSSES, name) for name in ("SmoothAP", "SmoothAP (Brown et al.)", "contrastive", "DiffProc", NONE)}
-        ordered = [min(losses["SmoothAP"], losses["SmoothAP (Brown et al.)"]), losses["contrastive"], losses[NONE]]
+        losses = {name: self.ape(LOSSES, name) for name in (*SMOOTH_AP.values(), "contrastive", "DiffProc", NONE)}
+        ordered = [min(losses[name] for name in SMOOTH_AP.values()), losses["contrastive"], losses[NONE]]
         found = [
             Claim(
                 f"APE on unseen meshes falls by {-_WANTED_CHANGE_PERCENT:g} %",
@@ -103,7 +114,7 @@ class Comparison:
         by_objects = Line(f"{self.config.steps} iterations", [math.log10(int(n)) for n in counts], [self.ape(OBJECTS, n) for n in counts])
         level = [by_objects.x[0], by_objects.x[-1]]
         everything, before = self.ape(OBJECTS, "all"), self.before
-        bars = {NONE: before, **{name: self.ape(LOSSES, name) for name in ("SmoothAP", "SmoothAP (Brown et al.)", "contrastive", "DiffProc")}}
+        bars = {NONE: before, **{name: self.ape(LOSSES, name) for name in (*SMOOTH_AP.values(), "contrastive", "DiffProc")}}
         bars |= {f"{count} conv": self.ape(CONVS, count) for count in ("1", "2", "3")}
         bars |= {f"adapter {count} conv": self.ape(ADAPTERS, count) for count in ("1", "2", "3")}
         label = "APE on unseen objects (%)"
