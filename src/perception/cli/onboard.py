@@ -33,8 +33,8 @@ class Arguments:
     """File of the database, such as databases/mug.safetensors."""
     adapt: int = 0
     """Iterations that adapt the features to the object first (10 to 20 are usual); 0: none. Needs an extractor that is a network. The adapter is
-    written beside the database as NAME.adapter.safetensors and used wherever the database is. When it does not help on views held back the database
-    is made without it, a line says why, and the exit status is 0 all the same."""
+    written beside the database (mug.adapter.safetensors) and used wherever that is. When it does not help on views held back, the database is made
+    without it, a line says why, and the exit status is 0 all the same."""
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     database: OnboardingConfig = field(default_factory=OnboardingConfig)
