@@ -95,6 +95,8 @@ def test_claims_are_judged_by_the_figures(recipe):
     }
     holds = [claim.holds for claim in Comparison(made_up(recipe, good), CONFIG).claims()]
     assert holds == [True, True, True, False, True]  # without convolutions the whole network is better than with
+    clear = [claim.is_clear for claim in Comparison(made_up(recipe, good), CONFIG).claims()]
+    assert clear == [False, False, True, True, True]  # 7.9 is not told apart from 8.0, nor 9.9 from 10.0
     worse = {**good, (mef_comparison.LOSSES, "contrastive", 2): 7.0, (mef_comparison.ITERATIONS, "one object", 1): 10.1}
     assert [claim.holds for claim in Comparison(made_up(recipe, worse), CONFIG).claims()] == [True, False, False, False, True]
 

@@ -42,6 +42,6 @@ def main(arguments: Sequence[str], prog: str) -> int:
     config = ComparisonConfig(**settings)
     rows = compare(recipe, config, chosen.out, lambda done, total, name: print(f"{done + 1}/{total} {name}", flush=True))
     for claim in write_comparison(rows, recipe, config, chosen.out):
-        print(f"{'holds' if claim.holds else 'DOES NOT HOLD'}: {claim.claim}: {claim.figures}")
+        print(f"{claim.verdict}: {claim.claim}: {claim.figures}")
     print(chosen.out)
     return 0
