@@ -9,6 +9,7 @@ with symmetries). Shares over all are means over objects.
 from __future__ import annotations
 
 import base64
+import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -205,7 +206,7 @@ def _row(method: str, name: str, judged: Sequence[_Judged]) -> dict[str, str | i
     recall = pose_recall(rotation_deg, translation_cm)
     hidden = np.array([item.occlusion for item in judged])
     bins: dict[str, float] = {}
-    for low, high in zip(_OCCLUSION_EDGES[:-1], _OCCLUSION_EDGES[1:], strict=True):
+    for low, high in itertools.pairwise(_OCCLUSION_EDGES):
         chosen = (hidden >= low) & (hidden < high)
         share = float(pose_recall(rotation_deg[chosen], translation_cm[chosen])[-1]) if chosen.any() else math.nan
         bins[f"recall hidden {low:.0%}-{high:.0%}" if high < 1 else f"recall hidden {low:.0%}+"] = share

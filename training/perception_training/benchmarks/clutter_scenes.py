@@ -26,6 +26,7 @@ from perception.geometry.se3 import from_rotation_translation, transform_points
 from perception.io import meshes
 from perception.io.images import list_images, read_image
 from perception.rendering.raycast import MeshScene
+from perception.rendering.viewpoints import look_at
 from perception_training.benchmarks.clutter_layers import Layer, hide_share, piece_of, rendered_layer
 from perception_training.data.synthetic.mesh_views.variation import drawn_lights
 
@@ -45,6 +46,8 @@ class ClutterConfig(Checked):
     """Pictures of each object."""
     size_px: tuple[float, ...] = (60.0, 200.0)
     """Smallest and largest longer side of the object's box in the picture."""
+    max_roll_deg: Annotated[float, Range(0.0, 180.0, "deg")] = 180.0
+    """How far the camera is turned about its axis, either way, from where the mesh's z axis points up in the picture; 180: any rotation."""
     max_occlusion: Annotated[float, Range(0.0, 0.9)] = 0.45
     """Largest share of the object that is hidden."""
     occlusion_tolerance: Annotated[float, Range(0.001, 0.2)] = 0.02
@@ -129,7 +132,7 @@ class ClutterScenes:
         image = self._photograph(rng).astype(np.float32) * np.float32(rng.uniform(0.75, 1.15))
         others = [other for other in self._paths if other != name]
         for _ in range(config.num_others if others else 0):
-            self._mesh_layer(others, rng.uniform(*config.size_px), rng).centred(rng.uniform(0, (config.width, config.height))).over(image)
+            self._mesh_layer(others, self._size_px(rng), rng).centred(rng.uniform(0, (config.width, config.height))).over(image)
         target = rng.uniform(0, config.max_occlusion)
         pose = self._pose(self.mesh(name), rng)
         layer = self._lit(name, pose, rng)
@@ -166,15 +169,26 @@ class ClutterScenes:
 
     def _pose(self, mesh: meshes.Mesh, rng: np.random.Generator) -> NDArray[np.float64]:
         """camera_from_object: any rotation, all of the object in the picture."""
-        config, size_px = self.config, rng.uniform(*self.config.size_px)
+        config, size_px = self.config, self._size_px(rng)
         for _ in range(_TRIES):
-            rotation = Rotation.random(random_state=rng).as_matrix()
+            rotation = self._rotation(rng)
             around = size_px / 2 + 2 * _MARGIN_PX
             centre_px = rng.uniform(around, (config.width - 1 - around, config.height - 1 - around))
             pose, box_px = placed(mesh, rotation, centre_px, size_px, self.camera)
             if (box_px[0] >= _MARGIN_PX).all() and (box_px[1] <= (config.width - 1 - _MARGIN_PX, config.height - 1 - _MARGIN_PX)).all():
                 return pose
         raise InputError(f"mesh {mesh.name!r}: does not fit a picture of {config.width}x{config.height} at {size_px:.0f} px; take smaller size_px")
+
+    def _size_px(self, rng: np.random.Generator) -> float:
+        low, high = self.config.size_px
+        return float(rng.uniform(low, high))
+
+    def _rotation(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        """camera_from_object (3, 3): any viewing direction, rolled within the limit."""
+        direction = rng.normal(size=3)
+        upright = look_at(direction / np.linalg.norm(direction), np.zeros(3))[:3, :3]
+        roll = np.radians(rng.uniform(-self.config.max_roll_deg, self.config.max_roll_deg))
+        return np.asarray(Rotation.from_rotvec([0.0, 0.0, roll]).as_matrix() @ upright, np.float64)
 
     def _lit(self, name: str, camera_from_object: NDArray[np.float64], rng: np.random.Generator) -> Layer:
         towards_camera = -camera_from_object[:3, :3].T @ camera_from_object[:3, 3]
@@ -215,4 +229,6 @@ def sensed(image: NDArray[np.float32], config: ClutterConfig, rng: np.random.Gen
     image += rng.normal(0.0, rng.uniform(0.0, config.max_noise), image.shape).astype(np.float32)
     quality = int(rng.integers(min(config.min_jpeg_quality, 95), 96))
     _, data = cv2.imencode(".jpg", np.clip(np.rint(image), 0, 255).astype(np.uint8)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None, "OpenCV cannot read what it wrote"
+    return np.ascontiguousarray(decoded[..., ::-1]).astype(np.uint8, copy=False)

@@ -33,7 +33,9 @@ def clutter_sheet(records: Mapping[str, Record]) -> bytes | None:
 
 
 def _row(name: str, record: Record, query: Mapping[str, Any]) -> NDArray[np.uint8]:
-    image = cv2.imdecode(np.frombuffer(base64.b64decode(query["picture"]), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(query["picture"]), np.uint8), cv2.IMREAD_COLOR)
+    assert decoded is not None, "a record holds a picture that is none"
+    image = decoded[..., ::-1].astype(np.uint8)
     width, height, *intrinsics = record["camera"]
     camera = Camera(width, height, *intrinsics).resized(image.shape[1], image.shape[0])
     bounds = np.array(record["bounds"])

@@ -1,6 +1,6 @@
-"""SIFT keypoints and PnP, the sparse peer of dense features: keypoints of all reference views lifted to the object's surface, matched by a ratio test.
+"""SIFT keypoints and PnP, the sparse peer of dense features: keypoints of the reference views on the object's surface, matched by a ratio test.
 
-Made to be strong: low contrast threshold, RootSIFT (Arandjelovic and Zisserman, CVPR 2012), a ratio test whose second neighbour must lie elsewhere on
+Made to be strong: low contrast threshold, RootSIFT (Arandjelovic and Zisserman, CVPR 2012), a ratio test whose second neighbour lies elsewhere on
 the object (Lowe, IJCV 2004: of another object; several views show the same point), and two ways of matching, of which the pose with more inliers
 is taken: all views in one index, and the views with most matches one by one. The pose is solved as that of dense features is.
 """
@@ -62,7 +62,7 @@ class Keypoints:
 
 def detect(image: NDArray[np.uint8], config: SiftKeypointsConfig, mask: NDArray[np.bool_] | None = None) -> Keypoints:
     """Keypoints of an image (height, width, 3), in the mask (height, width) where one is given. OpenCV has pixel centres at integers as we do."""
-    detector = cv2.SIFT_create(nfeatures=config.max_keypoints, contrastThreshold=config.contrast_threshold, edgeThreshold=config.edge_threshold)
+    detector = cv2.SIFT.create(nfeatures=config.max_keypoints, contrastThreshold=config.contrast_threshold, edgeThreshold=config.edge_threshold)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     found, descriptors = detector.detectAndCompute(grey, None if mask is None else mask.astype(np.uint8))
     if descriptors is None or not len(found):

@@ -1,4 +1,4 @@
-"""One-shot pose of meshes rendered into clutter: real backgrounds, occluders in front, 96 rendered views to learn from, several methods side by side."""
+"""One-shot pose of meshes rendered into clutter: real backgrounds, occluders in front, 96 views to learn from, several methods side by side."""
 
 from __future__ import annotations
 
