@@ -36,8 +36,8 @@ class ComparisonConfig(Checked):
     adapter_learning_rate: Annotated[float, Range(0.0)] = 1e-4
     """Of convolutions behind a frozen network; each of their weights moves all descriptors, so that a larger one spoils them."""
     noise_percent: Annotated[float, Range(0.0, 100.0)] = 2.5
-    """Changes of APE smaller than this share of it are not told apart: two networks differed by 4.0 % on views rendered at 224 px, and by 1.8 % on the
-    same views rendered at 320 px and shown at 224 (8 of each of six meshes)."""
+    """Changes of APE smaller than this share of it are not told apart: two networks differed by 4.0 % on views rendered at 224 px, and by 1.8 % on
+    views rendered at 320 px and shown at 224 (8 of each of six meshes)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
