@@ -20,7 +20,7 @@ from perception.models.nano.gradient_layouts import GradientLayouts
 from perception.models.nano.network import folded
 from perception.models.registry import create_extractor
 
-THIN = NanoConfig(dim=24, stem=8, widths=(16, 16, 24), depths=(1, 1, 1), pyramid=16)
+THIN = NanoConfig(dim=24, widths=(16, 16, 24), depths=(1, 1, 1), pyramid=16)
 
 
 def trained_looking(config: NanoConfig = THIN) -> NanoNetwork:

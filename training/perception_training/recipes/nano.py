@@ -38,11 +38,11 @@ class NanoRecipe(Checked):
 
 
 def nano_pretrain() -> NanoRecipe:
-    """From scratch, 4 pairs of 320x240 px a step."""
+    """From scratch, 4 pairs of 320x240 px a step, cut out of views of 640x480 px at their own size and at down to half of it."""
     train = TrainConfig(
         steps=20_000,
         batch_size=4,
-        optimiser=OptimiserConfig(learning_rate=2e-3, weight_decay=0.02),
+        optimiser=OptimiserConfig(learning_rate=1.5e-3, weight_decay=0.02),
         schedule=ScheduleConfig(kind="cosine", warm_up_steps=100),
         clip_norm=1.0,
         ema_decay=0.999,
@@ -52,8 +52,8 @@ def nano_pretrain() -> NanoRecipe:
         evaluate_every=1000,
     )
     scenes = ScenesConfig(
-        height=240,
-        width=320,
+        height=480,
+        width=640,
         num_frames=3,
         frame_rate_hz=3,
         num_moving=(0, 1),
@@ -61,12 +61,15 @@ def nano_pretrain() -> NanoRecipe:
         camera_travel=(0.15, 1.0),
         max_roll_deg=15.0,
         num_tracks=0,
+        samples_per_pixel=1,
     )
-    return NanoRecipe(train=train, data=NanoDataConfig(scenes=scenes, augmentation=nano_augmentation()))
+    homographies = HomographiesConfig(height=480, width=640)
+    data = NanoDataConfig(scenes=scenes, scenes_weight=2.0, homographies=homographies, augmentation=nano_augmentation())
+    return NanoRecipe(train=train, data=data)
 
 
 def nano_augmentation() -> AugmentationConfig:
-    """Each view on its own is turned, scaled and shifted half of the time and changes its colours."""
+    """Each view on its own is turned, scaled and shifted half of the time, cropped and changed in its colours."""
     colour = ColourConfig(
         per_frame=True,
         jitter_probability=0.8,
@@ -74,15 +77,17 @@ def nano_augmentation() -> AugmentationConfig:
         contrast=0.35,
         saturation=0.5,
         hue=0.03,
-        blur_probability=0.4,
-        blur_px=1.6,
+        blur_probability=0.5,
+        blur_px=2.0,
         noise_probability=0.5,
         noise_levels=6.0,
         shot_noise_levels=8.0,
-        jpeg_probability=0.3,
+        jpeg_probability=0.4,
     )
     placement = ShiftScaleRotateConfig(probability=0.5, shift=0.15, scale=0.35, rotate_deg=20.0, border="reflect")
-    return AugmentationConfig(shift_scale_rotate=placement, independent_frames=True, colour=colour)
+    return AugmentationConfig(
+        shift_scale_rotate=placement, crop="random", crop_min_share=0.5, height=240, width=320, independent_frames=True, colour=colour
+    )
 
 
 def nano_pretrain_debug() -> NanoRecipe:
@@ -107,9 +112,10 @@ def nano_pretrain_debug() -> NanoRecipe:
         recipe.data,
         scenes=scenes,
         homographies=HomographiesConfig(height=64, width=96, scale=(2.0, 4.0), max_tilt_deg=30.0, shift=0.05),
+        augmentation=replace(recipe.data.augmentation, height=64, width=96),
         homographies_weight=9.0,
     )
-    network = NanoConfig(dim=32, stem=8, widths=(16, 16, 24), depths=(1, 1, 1), pyramid=16)
+    network = NanoConfig(dim=32, widths=(16, 16, 24), depths=(1, 1, 1), pyramid=16)
     return replace(
         recipe,
         train=train,

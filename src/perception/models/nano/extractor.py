@@ -14,7 +14,7 @@ from perception.models.network_extractor import NetworkExtractor
 from perception.models.weights import resolve_weights
 
 SHIPPED_WEIGHTS = Path(__file__).parents[1] / "weights" / "nano.safetensors"
-_TINY = NanoConfig(dim=32, stem=8, widths=(16, 16, 24), depths=(1, 1, 1), pyramid=16)
+_TINY = NanoConfig(dim=32, widths=(16, 16, 24), depths=(1, 1, 1), pyramid=16)
 
 
 def create_nano(config: ExtractorConfig) -> NetworkExtractor:

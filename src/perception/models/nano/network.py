@@ -1,7 +1,8 @@
 """The network: fixed gradient layouts under a learned projection, plus what a small residual U-Net adds to them.
 
 At the start of training the output is that of dense root-normalised gradient histograms at several sizes, which already match; the U-Net, whose
-output starts near zero, learns what to add and how much each size counts at each pixel.
+output starts near zero, learns what to add and how much each size counts at each pixel. It sees the projected layouts and the strength of the
+gradients, not the colours: what it learns on rendered scenes holds for real ones to the extent that it cannot tell them apart.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ STRIDE_PX = 4
 OFFSET_PX = 1.5
 _FIRST_SHARE = 0.1
 """Of the U-Net's output at the start of training."""
+_DESCRIPTOR_GAIN = 8.0
+"""Brings the entries of projected layouts, which are of about unit length, to the size of the other inputs."""
+_WEAKEST_ENERGY = 3e-3
+"""Gradients weaker than that, of less than one grey level, all look alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +40,14 @@ class NanoConfig(Checked):
     """Directions of gradients, a multiple of 4."""
     levels: Annotated[int, Range(1, 4)] = 3
     """Sizes of gradient layouts; each is twice the one before."""
-    stem: Annotated[int, Range(1, 256)] = 16
-    """Channels at half the image's size."""
-    widths: Annotated[tuple[int, ...], Range(1, 1024)] = (32, 64, 128, 160)
+    widths: Annotated[tuple[int, ...], Range(1, 1024)] = (64, 96, 128, 192)
     """Channels at strides 4, 8, 16, ...; as many as `depths`, at least as many as `levels`."""
     depths: Annotated[tuple[int, ...], Range(1, 32)] = (1, 2, 2, 2)
     """Residual blocks at each stride."""
-    pyramid: Annotated[int, Range(1, 512)] = 64
+    pyramid: Annotated[int, Range(1, 512)] = 96
     """Channels on the way back to stride 4."""
+    share_without_context: Annotated[float, Range(0.0, 1.0)] = 0.25
+    """Images of a batch in training to whose descriptors the U-Net adds nothing, so that the layouts alone stay good ones."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,8 +58,6 @@ class NanoConfig(Checked):
                 f"NanoConfig: {len(self.widths)} widths, {len(self.depths)} depths, {self.levels} levels: must be as many widths as depths, "
                 "and no fewer than levels"
             )
-        if self.widths[0] <= self.bins:
-            raise ConfigError(f"NanoConfig.widths[0] = {self.widths[0]}: must be more than bins, {self.bins}")
 
 
 class _Unit(nn.Module):
@@ -99,13 +102,8 @@ class NanoNetwork(nn.Module):
         self.dim, self.stride_px, self.offset_px = config.dim, STRIDE_PX, OFFSET_PX
         self.multiple_px = STRIDE_PX * 2 ** (len(config.widths) - 1)
         self.layouts = GradientLayouts(config.bins, config.levels)
-        self.stem = nn.ModuleList([_Unit(3, config.stem, 5, 2), _Unit(config.stem, config.widths[0] - config.bins, 3, 2)])
-        self.down = nn.ModuleList(
-            [
-                _Unit(before + config.bins * (number <= config.levels), after, 3, 2)
-                for number, (before, after) in enumerate(zip(config.widths, config.widths[1:], strict=False), 1)
-            ]
-        )
+        self.enter = nn.ModuleList([_Unit(config.dim + config.bins, width, 1) for width in config.widths[: config.levels]])
+        self.down = nn.ModuleList([_Unit(before, after, 3, 2) for before, after in zip(config.widths, config.widths[1:], strict=False)])
         self.blocks = nn.ModuleList(
             [nn.Sequential(*(_Residual(width) for _ in range(depth))) for width, depth in zip(config.widths, config.depths, strict=True)]
         )
@@ -136,32 +134,45 @@ class NanoNetwork(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """image (batch, 3, height, width) RGB in [0, 1], sides multiples of `multiple_px` → (batch, dim, height / 4, width / 4), not
         normalised."""
-        image = image.contiguous(memory_format=torch.channels_last)
-        energies, layouts = self.layouts(image)
-        contexts = self._contexts(image - 0.5, [torch.log1p(100 * level) for level in energies])
+        energies, layouts = self.layouts(image.contiguous(memory_format=torch.channels_last))
+        parts = [project(layout) * scale for project, (layout, scale) in zip(self.project, layouts, strict=True)]
+        contexts = self._contexts(parts, energies)
         result: Tensor | None = None
-        for (layout, scale), project, gate, context in reversed(list(zip(layouts, self.project, self.gate, contexts, strict=False))):
-            part = project(layout) * (2 * torch.sigmoid(gate(context)) * scale)
-            result = part if result is None else part.add_(_enlarged(result))
+        for part, gate, context in reversed(list(zip(parts, self.gate, contexts, strict=False))):
+            gated = part * (2 * torch.sigmoid(gate(context)))
+            result = gated if result is None else gated.add_(_enlarged(result))
         assert result is not None
-        return result.add_(self.out(contexts[0]))
+        return result.add_(self._added(contexts[0]))
 
-    def _contexts(self, image: Tensor, energies: list[Tensor]) -> list[Tensor]:
+    def _added(self, context: Tensor) -> Tensor:
+        """What the U-Net adds to the descriptors; in training nothing for some of the images."""
+        added: Tensor = self.out(context)
+        if self.training and self.config.share_without_context > 0:
+            kept = torch.rand(len(added), 1, 1, 1) >= self.config.share_without_context
+            added = added * kept.to(added)
+        return added
+
+    def _contexts(self, parts: list[Tensor], energies: list[Tensor]) -> list[Tensor]:
         """What the U-Net knows of the cells at each stride, from 4 on, (batch, pyramid, rows, cols)."""
-        x = image
-        for unit in self.stem:
-            x = functional.relu(unit(x))
-        x = self.blocks[0](torch.cat([x, energies[0]], dim=1))
+        entering = [
+            functional.relu(unit(torch.cat([_DESCRIPTOR_GAIN * part, _strength(level)], dim=1)))
+            for unit, part, level in zip(self.enter, parts, energies, strict=True)
+        ]
+        x = self.blocks[0](entering[0])
         found = [x]
-        for number, (unit, blocks) in enumerate(zip(self.down, list(self.blocks)[1:], strict=True)):
-            if number < self.config.levels:
-                x = torch.cat([x, energies[number]], dim=1)
-            x = blocks(functional.relu(unit(x)))
+        for number, (unit, blocks) in enumerate(zip(self.down, list(self.blocks)[1:], strict=True), 1):
+            x = functional.relu(unit(x))
+            x = blocks(x + entering[number] if number < len(entering) else x)
             found.append(x)
         contexts = [self.lateral[-1](found[-1])]
         for number in reversed(range(len(self.up))):
             contexts.append(functional.relu(self.up[number](_enlarged(contexts[-1]) + self.lateral[number](found[number]))))
         return contexts[::-1]
+
+
+def _strength(energies: Tensor) -> Tensor:
+    """Logarithm of gradient energies, within about -1.4 and 1.5."""
+    return torch.log(energies.float() + _WEAKEST_ENERGY).mul_(0.5).add_(1.5).to(energies.dtype)
 
 
 def _enlarged(x: Tensor) -> Tensor:
