@@ -75,7 +75,7 @@ def test_missing_damaged_and_misused_graphs(tmp_path: Path, module: nn.Module) -
         open_backend("torch", tmp_path)
     with pytest.raises(InputError, match="io_spec must say"):
         open_backend("torch", module)
-    with pytest.raises(ConfigError, match="backend = 'tflite': unknown; known: onnxruntime, torch"):
+    with pytest.raises(ConfigError, match="backend = 'tflite': unknown; known: onnxruntime, openvino"):
         open_backend("tflite", module)
 
 

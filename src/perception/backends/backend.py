@@ -16,6 +16,7 @@ from perception.core.errors import InputError, unknown_name
 BACKENDS: dict[str, str] = {
     "torch": "perception.backends.torch_backend:TorchBackend",
     "onnxruntime": "perception.backends.onnxruntime_backend:OnnxRuntimeBackend",
+    "openvino": "perception.backends.openvino_backend:OpenVinoBackend",
 }
 """Name → "module:class"; the class takes the graph and a BackendOptions."""
 

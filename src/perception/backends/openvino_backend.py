@@ -1,0 +1,102 @@
+"""A graph run by OpenVINO on the CPU: an ONNX file, plain or quantised to int8. What is left of it is computed in float32 or bfloat16."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from perception.backends.backend import BackendOptions, IoSpec, TensorSpec, check_inputs
+from perception.core.errors import ConfigError, InputError, MissingDependencyError, WeightsError
+
+_DTYPES = {
+    "f32": torch.float32,
+    "f16": torch.float16,
+    "f64": torch.float64,
+    "u8": torch.uint8,
+    "i32": torch.int32,
+    "i64": torch.int64,
+    "boolean": torch.bool,
+}
+_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+
+
+def _runtime() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingDependencyError("backend = 'openvino': the library is not installed; pip install openvino") from error
+    return openvino
+
+
+class OpenVinoBackend:
+    """Runs a graph on the CPU. `options.dtype` is the number type inside; inputs and outputs have the types of the graph.
+
+    Inputs are read where they lie, and outputs of fixed shape are written to the same memory in every run.
+    """
+
+    def __init__(self, graph: object, options: BackendOptions) -> None:
+        runtime = _runtime()
+        path = Path(str(graph))
+        if not path.is_file():
+            raise WeightsError(f"graph {path}: no such file")
+        if options.device.type != "cpu":
+            raise ConfigError(f"device = {options.device.type!r}: backend openvino runs on the cpu only")
+        if options.dtype not in _HINTS:
+            raise ConfigError(f"precision = {str(options.dtype).removeprefix('torch.')!r}: backend openvino takes float32 or bfloat16 on the CPU")
+        # Always asked for: without it OpenVINO would take bfloat16 wherever the processor has it.
+        settings = {"INFERENCE_PRECISION_HINT": _HINTS[options.dtype], "PERFORMANCE_HINT": "LATENCY"}
+        if options.num_threads:
+            settings["INFERENCE_NUM_THREADS"] = str(options.num_threads)
+        try:
+            compiled: Any = runtime.Core().compile_model(path, "CPU", settings)
+        except Exception as error:
+            # OpenVINO raises RuntimeError with a stack of its own source lines for a damaged graph.
+            raise WeightsError(f"graph {path}: OpenVINO cannot load it ({_last_line(error)})") from error
+        self._path = path
+        self._spec = IoSpec(tuple(map(self._described, compiled.inputs)), tuple(map(self._described, compiled.outputs)))
+        self._request: Any = compiled.create_infer_request()
+        self._tensor = runtime.Tensor
+        self._outputs = [self._own_memory(index, tensor) for index, tensor in enumerate(self._spec.outputs)]
+
+    def _described(self, port: Any) -> TensorSpec:
+        kind = port.element_type.get_type_name()
+        if kind not in _DTYPES:
+            raise WeightsError(f"graph {self._path}: {port.any_name} has type {kind}; handled: {', '.join(_DTYPES)}")
+        sides = (None if side.is_dynamic else side.get_length() for side in port.partial_shape)
+        return TensorSpec(port.any_name, _DTYPES[kind], tuple(sides))
+
+    def _own_memory(self, index: int, spec: TensorSpec) -> torch.Tensor | None:
+        """Memory of ours for an output of fixed shape; None where the shape depends on the input."""
+        if None in spec.shape:
+            return None
+        memory = torch.empty([int(side or 0) for side in spec.shape], dtype=spec.dtype)
+        self._request.set_output_tensor(index, self._tensor(memory.numpy(), shared_memory=True))
+        return memory
+
+    @property
+    def io_spec(self) -> IoSpec:
+        return self._spec
+
+    def run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if self._request is None:
+            raise InputError(f"graph {self._path}: closed")
+        check_inputs(self._spec, inputs, f"graph {self._path}")
+        arrays = {index: inputs[spec.name].detach().cpu().contiguous().numpy() for index, spec in enumerate(self._spec.inputs)}
+        self._request.infer(arrays, share_inputs=True)
+        return {spec.name: self._output(index) for index, spec in enumerate(self._spec.outputs)}
+
+    def _output(self, index: int) -> torch.Tensor:
+        memory = self._outputs[index]
+        return torch.from_numpy(np.asarray(self._request.get_output_tensor(index).data)) if memory is None else memory
+
+    def close(self) -> None:
+        self._request = None
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__

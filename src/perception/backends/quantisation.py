@@ -1,0 +1,241 @@
+"""A float32 ONNX graph with its products in int8, calibrated on images; as many of them as an accuracy allows, the rest stay float.
+
+Post-training quantisation by onnxruntime: weights symmetric for each output channel, activations asymmetric for each tensor from the range seen in
+calibration. Products of two activations (attention) stay float. The result is an ordinary ONNX file with QuantizeLinear and DequantizeLinear, which
+onnxruntime and OpenVINO both run in int8.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from perception.backends.backend import BackendOptions, open_backend
+from perception.backends.engine_folder import sha256_of
+from perception.core.errors import InputError, MissingDependencyError, WeightsError
+
+MIN_COSINE = 0.999
+"""Smallest cosine of any cell to the float32 network that counts as equal."""
+MIN_IMAGES = 4
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
+_HELD_OUT = 4
+"""Every fourth image is kept for the check."""
+_NUM_PROBED_AT_ONCE = 16
+_MAX_PROBED_VALUES = 1 << 18
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What came of it. min_cosine, mean_cosine: over the cells of images that calibration did not see, against the float32 graph · num_int8 of
+    num_products products are computed in int8 · sha256: of the written graph · source_sha256: of the float32 graph."""
+
+    min_cosine: float
+    mean_cosine: float
+    num_int8: int
+    num_products: int
+    num_images: int
+    sha256: str
+    source_sha256: str
+
+
+def quantise(graph: Path, images: Sequence[torch.Tensor], path: Path, min_cosine: float = MIN_COSINE) -> Quantised:
+    """Write the int8 form of `graph` to `path`, and beside it what it is (`path` + ".json").
+
+    images: inputs of the graph, each (1, 3, height, width) float32 in [0, 1], at least MIN_IMAGES of them, as the robot will see them.
+    Products whose rounding is coarsest are left in float, as few as it takes to reach `min_cosine` on the images held out.
+    Raises InputError for too few images, WeightsError where not even one product can be in int8.
+    """
+    if len(images) < MIN_IMAGES:
+        raise InputError(f"calibration: {len(images)} images: must be at least {MIN_IMAGES}")
+    checked = list(images[_HELD_OUT - 1 :: _HELD_OUT])
+    seen = [image for index, image in enumerate(images) if index % _HELD_OUT != _HELD_OUT - 1]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".quantise.") as folder:
+        attempt = _Attempts(graph, seen, checked, Path(folder))
+        order = _coarsest_first(graph, seen[0], attempt.products)
+        found = _fewest_left_out(attempt, order, min_cosine)
+        if found is None:
+            raise WeightsError(
+                f"int8 form of {graph.name}: no product can be in int8 at a cosine of {min_cosine}; more and other calibration images may help, "
+                "or use precision bf16"
+            )
+        partial, cosines, num_left_out = found
+        result = Quantised(*cosines, len(order) - num_left_out, len(order), len(images), sha256_of(partial), sha256_of(graph))
+        os.replace(partial, path)
+    record_path(path).write_text(json.dumps(asdict(result), indent=1) + "\n")
+    return result
+
+
+def record_path(path: Path) -> Path:
+    """Where the record of a quantised graph lies."""
+    return path.with_name(path.name + ".json")
+
+
+def read_quantised(path: Path) -> Quantised:
+    """The record of a quantised graph whose content is as recorded. Raises WeightsError that says what is wrong."""
+    try:
+        record = Quantised(**json.loads(record_path(path).read_text()))
+        found = sha256_of(path)
+    except (OSError, ValueError, TypeError) as error:
+        raise WeightsError(
+            f"int8 graph {path}: not there, or without a whole record ({error}); run `perception bench MODEL --calibrate BAG`"
+        ) from error
+    if found != record.sha256:
+        raise WeightsError(f"int8 graph {path}: sha256 {found[:12]}… is not the recorded {record.sha256[:12]}…: changed, not loaded; calibrate again")
+    return record
+
+
+class _Attempts:
+    """Quantises one graph again and again with other products left out; calibrates once."""
+
+    def __init__(self, graph: Path, seen: Sequence[torch.Tensor], checked: Sequence[torch.Tensor], folder: Path) -> None:
+        self._graph, self._seen, self._checked, self._folder = graph, seen, checked, folder
+        self._input = _input_name(graph)
+        self._expected = self._outputs(graph)
+        self.products = _products(graph)
+        self._count = 0
+
+    def write(self, left_out: Sequence[str]) -> tuple[Path, tuple[float, float]]:
+        """The graph without the products of these names in int8; its smallest and mean cosine."""
+        quantization = _quantization()
+        self._count += 1
+        path = self._folder / f"{self._count}.onnx"
+        with _quiet():
+            quantization.quantize_static(
+                self._graph,
+                path,
+                _reader(quantization, self._input, self._seen),
+                quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=list(_PRODUCTS),
+                per_channel=True,
+                weight_type=quantization.QuantType.QInt8,
+                activation_type=quantization.QuantType.QUInt8,
+                nodes_to_exclude=list(left_out),
+                extra_options={"MatMulConstBOnly": True, "ActivationSymmetric": False, "WeightSymmetric": True},
+                calibration_cache_path=self._folder / "ranges.json",
+            )
+        cosines = torch.cat([torch.cosine_similarity(a, b, dim=1).flatten() for a, b in zip(self._outputs(path), self._expected, strict=True)])
+        return path, (float(cosines.min()), float(cosines.mean()))
+
+    def _outputs(self, path: Path) -> list[torch.Tensor]:
+        backend = open_backend("onnxruntime", path, BackendOptions(num_threads=torch.get_num_threads()))
+        name = backend.io_spec.outputs[0].name
+        outputs = [backend.run({self._input: image})[name] for image in self._checked]
+        backend.close()
+        return outputs
+
+
+def _fewest_left_out(attempt: _Attempts, order: Sequence[str], min_cosine: float) -> tuple[Path, tuple[float, float], int] | None:
+    """Bisection over how many of the coarsest products stay float."""
+    path, cosines = attempt.write([])
+    if cosines[0] >= min_cosine:
+        return path, cosines, 0
+    best = None
+    too_few, enough = 0, len(order)
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        path, cosines = attempt.write(order[:middle])
+        if cosines[0] >= min_cosine:
+            enough, best = middle, (path, cosines, middle)
+        else:
+            too_few = middle
+            path.unlink()
+    return best
+
+
+def _products(graph: Path) -> list[str]:
+    """Names of the nodes that multiply an activation by weights."""
+    import onnx
+
+    model = onnx.load(graph).graph
+    weights = {tensor.name for tensor in model.initializer}
+    constants = {node.output[0] for node in model.node if node.op_type == "Constant"}
+    return [node.name for node in model.node if node.op_type in _PRODUCTS and node.input[1] in weights | constants]
+
+
+def _coarsest_first(graph: Path, image: torch.Tensor, products: Sequence[str]) -> list[str]:
+    """The products in the order of how much noise rounding to 8 bits adds to their inputs, relative to the power of these."""
+    import onnx
+
+    model = onnx.load(graph)
+    wanted = {node.name: node.input[0] for node in model.graph.node if node.name in set(products)}
+    tensors = list(dict.fromkeys(wanted.values()))
+    noise: dict[str, float] = {}
+    for start in range(0, len(tensors), _NUM_PROBED_AT_ONCE):
+        part = tensors[start : start + _NUM_PROBED_AT_ONCE]
+        for name, values in _probed(model, image, part).items():
+            noise[name] = _rounding_noise(values)
+    return sorted(products, key=lambda name: -noise[wanted[name]])
+
+
+def _probed(model: Any, image: torch.Tensor, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    """The values of inner tensors for one image."""
+    import onnx
+    import onnxruntime
+
+    inputs = {entry.name for entry in model.graph.input}
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    known = {entry.name for entry in probe.graph.output}
+    probe.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names if name not in known | inputs)
+    session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    asked = [name for name in names if name not in inputs]
+    values = dict(zip(asked, session.run(asked, {model.graph.input[0].name: image.numpy()}), strict=True)) if asked else {}
+    return values | {name: image.numpy() for name in names if name in inputs}
+
+
+def _rounding_noise(values: NDArray[np.float32]) -> float:
+    """Power of the error of 255 equal steps over the range, as a share of the variance of the values."""
+    step = (max(float(values.max()), 0.0) - min(float(values.min()), 0.0)) / 255
+    flat = values.reshape(-1)[:: max(1, values.size // _MAX_PROBED_VALUES)]
+    return step**2 / 12 / max(float(flat.var()), 1e-20)
+
+
+def _input_name(graph: Path) -> str:
+    backend = open_backend("onnxruntime", graph)
+    name = backend.io_spec.inputs[0].name
+    backend.close()
+    return name
+
+
+def _quantization() -> Any:
+    try:
+        from onnxruntime import quantization
+    except ImportError as error:
+        raise MissingDependencyError(f"int8: {error.name} is not installed; pip install onnx onnxruntime") from error
+    return quantization
+
+
+def _reader(quantization: Any, name: str, images: Sequence[torch.Tensor]) -> Any:
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        """Hands out the images one by one, as onnxruntime asks for them."""
+
+        def __init__(self) -> None:
+            self._left: Iterator[torch.Tensor] = iter(images)
+
+        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+            image = next(self._left, None)
+            return None if image is None else {name: image.numpy()}
+
+    return Reader()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """onnxruntime advises on the root logger to simplify a graph that is simplified already."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
