@@ -15,7 +15,10 @@ from perception.core.errors import InputError, unknown_name
 
 BACKENDS: dict[str, str] = {
     "torch": "perception.backends.torch_backend:TorchBackend",
+    "torch_compiled": "perception.backends.torch_backend:CompiledTorchBackend",
     "onnxruntime": "perception.backends.onnxruntime_backend:OnnxRuntimeBackend",
+    "tensorrt": "perception.backends.tensorrt_backend:TensorRtBackend",
+    "tensorrt_rtx": "perception.backends.tensorrt_backend:TensorRtBackend",
     "openvino": "perception.backends.openvino_backend:OpenVinoBackend",
 }
 """Name → "module:class"; the class takes the graph and a BackendOptions."""
@@ -67,7 +70,7 @@ class Backend(Protocol):
 
 
 def open_backend(name: str, graph: nn.Module | Path, options: BackendOptions | None = None) -> Backend:
-    """Load a graph: a module for `torch`, an ONNX file for `onnxruntime`."""
+    """Load a graph: a module for `torch`, an ONNX file for `onnxruntime`, a folder of `perception export` for `tensorrt` and `tensorrt_rtx`."""
     if name not in BACKENDS:
         raise unknown_name("backend", name, BACKENDS)
     module, cls = BACKENDS[name].split(":")

@@ -58,8 +58,8 @@ class EngineRecord:
 
     key: hash of everything that decides what comes out; an equal key means that there is nothing to do · model: name of the extractor with weights
     and adapter · batch sides of the specs are None where the graph takes 1 to max_batch images · normalisation: of the input, inside the graph ·
-    files: name → SHA-256 · versions: library → version at export · gpu: what `gpu_identity` said, empty where any will do · timings: seconds of each
-    stage and `run_ms` where it could be run.
+    files: name → SHA-256 · versions: library → version at export · gpu: what `gpu_identity` said, empty where any will do · targets: compute
+    capabilities that the engine serves, empty where it is the `gpu` alone · timings: seconds of each stage and `run_ms` where it could be run.
     """
 
     key: str
@@ -77,6 +77,7 @@ class EngineRecord:
     versions: Mapping[str, str]
     accuracy: Accuracy
     gpu: str = ""
+    targets: tuple[str, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -115,6 +116,7 @@ def read_record(folder: Path) -> EngineRecord:
     try:
         spec = IoSpec(*(tuple(_tensor_spec(entry) for entry in content["io_spec"][kind]) for kind in ("inputs", "outputs")))
         values = {**content, "io_spec": spec, "accuracy": Accuracy(**content["accuracy"]), "image_size": tuple(content["image_size"])}
+        values["targets"] = tuple(content["targets"])
         return EngineRecord(**values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{path}: damaged ({error!r}); run `perception export` again") from error
@@ -148,12 +150,12 @@ def check_versions(folder: Path, record: EngineRecord, present: Mapping[str, str
             )
 
 
-def check_gpu(folder: Path, record: EngineRecord, present: str) -> None:
-    """Raise WeightsError where the engine was built for another GPU than `present`."""
-    if record.gpu and record.gpu != present:
-        raise WeightsError(
-            f"{folder}: was built for {record.gpu}, this machine has {present or 'no GPU'}: not loaded; run `perception export` on this machine"
-        )
+def check_gpu(folder: Path, record: EngineRecord, present: str, target: str) -> None:
+    """Raise WeightsError where the engine was built for another GPU than `present` of compute capability `target` (both empty: none)."""
+    wanted = record.gpu or f"a GPU of {', '.join(record.targets)}"
+    fits = record.gpu == present if record.gpu else target in record.targets
+    if (record.gpu or record.targets) and not fits:
+        raise WeightsError(f"{folder}: was built for {wanted}, this machine has {present or 'no GPU'}: not loaded; run `perception export` on it")
 
 
 def is_current(folder: Path, key: str) -> bool:

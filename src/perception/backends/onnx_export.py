@@ -1,16 +1,23 @@
-"""A torch module of fixed input size written as an ONNX file, and read back before anyone uses it."""
+"""A torch module of fixed image size written as an ONNX file, and read back before anyone uses it.
+
+Graphs are kept to what the parsers of TensorRT and TensorRT-RTX take: whatever depends on the image size only is computed before (`prepare` of a
+DenseNetwork), and number types are those of the module, since these libraries build strongly typed networks. Opset 23 keeps attention in one piece.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import io
 import logging
 import os
 import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,32 +25,65 @@ from torch import nn
 from perception.backends.backend import Backend, BackendOptions, open_backend
 from perception.core.errors import MissingDependencyError, WeightsError
 
-OPSET = 20
+OPSET = 23
 MAX_RELATIVE_ERROR = 1e-3
-"""A graph whose output differs from torch by more than this share of the largest output is refused."""
+"""A float32 graph whose output differs from torch by more than this share of the largest output is refused."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two outputs compared: largest difference, and the smallest cosine over the channel axis (axis 1)."""
+    """Two outputs compared: largest difference, the same as a share of the largest expected value, and the smallest and mean cosine over the
+    channel axis (axis 1)."""
 
     max_error: float
     min_cosine: float
+    max_share: float = 0.0
+    mean_cosine: float = 1.0
 
 
 def compare(actual: torch.Tensor, expected: torch.Tensor) -> Agreement:
-    """Agreement of two (batch, channels, ...) outputs in float32."""
+    """Agreement of two (batch, channels, ...) outputs in float32; not a number anywhere makes the errors NaN."""
     a, b = actual.detach().cpu().float(), expected.detach().cpu().float()
-    return Agreement(float((a - b).abs().max()), float(torch.cosine_similarity(a, b, dim=1).min()))
+    error, cosine = float((a - b).abs().max()), torch.cosine_similarity(a, b, dim=1)
+    return Agreement(error, float(cosine.min()), error / max(float(b.abs().max()), 1e-12), float(cosine.mean()))
+
+
+def combined(agreements: Sequence[Agreement]) -> Agreement:
+    """The worst of several, and the mean of their mean cosines."""
+    # Not max(): it passes over NaN.
+    errors, shares = (torch.tensor([getattr(a, name) for a in agreements]).max().item() for name in ("max_error", "max_share"))
+    cosines = torch.tensor([(a.min_cosine, a.mean_cosine) for a in agreements])
+    return Agreement(errors, cosines[:, 0].min().item(), shares, cosines[:, 1].mean().item())
+
+
+class TypedNetwork(nn.Module):
+    """A copy of a network with numbers of `dtype` inside and float32 images and descriptors outside."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).eval().requires_grad_(False).to(dtype)
+        self._dtype = dtype
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """image (batch, 3, height, width) float32 → what the network gives, float32."""
+        descriptors: torch.Tensor = self.network(image.to(self._dtype)).to(torch.float32)
+        return descriptors
+
+
+def weights_digest(module: nn.Module) -> Any:
+    """A running SHA-256 over the names and bytes of all weights."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest
 
 
 def export_key(module: nn.Module, description: str, example: torch.Tensor) -> str:
     """Name of the exported file: a hash of weights, architecture, input size, opset and torch version."""
-    digest = hashlib.sha256(f"{description}|{tuple(example.shape)}|{OPSET}|{torch.__version__}".encode())
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:24]
+    digest = weights_digest(module)
+    digest.update(f"{description}|{tuple(example.shape)}|{OPSET}|{torch.__version__}".encode())
+    return str(digest.hexdigest())[:24]
 
 
 def export_onnx(module: nn.Module, example: torch.Tensor, path: Path, input_name: str = "image", output_name: str = "tokens") -> Agreement:
@@ -57,7 +97,7 @@ def export_onnx(module: nn.Module, example: torch.Tensor, path: Path, input_name
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         partial = Path(folder) / path.name
-        _write(module, example, partial, input_name, output_name)
+        write_graph(module, example, partial, input_name=input_name, output_name=output_name)
         backend: Backend = open_backend("onnxruntime", partial, BackendOptions())
         agreement = compare(backend.run({input_name: example})[output_name], expected)
         backend.close()
@@ -68,13 +108,20 @@ def export_onnx(module: nn.Module, example: torch.Tensor, path: Path, input_name
     return agreement
 
 
-def _write(module: nn.Module, example: torch.Tensor, path: Path, input_name: str, output_name: str) -> None:
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
-            warnings.simplefilter("ignore")
+def write_graph(
+    module: nn.Module, example: torch.Tensor, path: Path, max_batch: int = 1, input_name: str = "image", output_name: str = "tokens"
+) -> None:
+    """The graph of `module` in `path`, simplified, not compared with anything; max_batch above 1 leaves the batch free between 1 and that.
+
+    Raises WeightsError where torch cannot express the module in ONNX.
+    """
+    dynamic: Any = None
+    if max_batch > 1:
+        # torch takes sides of 1 for constants, so that it must see another.
+        example = example[:1].expand(2, *example.shape[1:]).contiguous()
+        dynamic = ({0: torch.export.Dim("batch", min=1, max=max_batch)},)
+    with _quiet_exporter():
+        try:
             torch.onnx.export(
                 module,
                 (example,),
@@ -83,10 +130,40 @@ def _write(module: nn.Module, example: torch.Tensor, path: Path, input_name: str
                 output_names=[output_name],
                 opset_version=OPSET,
                 dynamo=True,
+                dynamic_shapes=dynamic,
                 external_data=False,
                 verbose=False,
             )
-    except ImportError as error:
-        raise MissingDependencyError(f"export to ONNX: {error.name} is not installed; pip install onnx onnxscript") from error
+        except ImportError as error:
+            raise MissingDependencyError(f"export to ONNX: {error.name} is not installed; pip install onnx onnxscript") from error
+        except torch.onnx.errors.OnnxExporterError as error:
+            reason = next((line.strip() for line in reversed(str(error.__cause__ or error).splitlines()) if line.strip()), type(error).__name__)
+            raise WeightsError(f"export to ONNX: torch cannot express {type(module).__name__} ({reason[:300]}); use backend = 'torch'") from error
+    simplify(path)
+
+
+def simplify(path: Path) -> None:
+    """Fold constants and drop what is redundant, in place, by onnxslim; without it the graph stays as torch wrote it, which is much the same."""
+    try:
+        import onnxslim
+    except ImportError:
+        return
+    import onnx
+
+    slimmed = onnxslim.slim(onnx.load(path))
+    if slimmed is not None:
+        onnx.save(slimmed, path)
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Any:
+    """Without the exporter's progress and warnings, which say nothing that a user could act on."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logger.setLevel(level)

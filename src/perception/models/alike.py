@@ -55,7 +55,7 @@ class AlikeNetwork(nn.Module):
         """Nothing depends on the image size."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """image (1, 3, height, width) in [0, 1] → (1, dim, height / stride, width / stride), not normalised."""
+        """image (batch, 3, height, width) in [0, 1] → (batch, dim, height / stride, width / stride), not normalised."""
         size = image.shape[-2:]
         kept = slice(int(self.offset_px), None, self.stride_px)
         x, levels = image, []

@@ -119,17 +119,18 @@ class PatchTokens(nn.Module):
         return [token.reshape(1, 1, -1) for token in tokens]
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """image (1, 3, height, width) in [0, 1] RGB, sides multiples of the patch → (1, dim, rows, cols), not normalised."""
+        """image (batch, 3, height, width) in [0, 1] RGB, sides multiples of the patch → (batch, dim, rows, cols), not normalised."""
         pixels = (image - self.mean) / self.std
         patches = functional.conv2d(pixels, self._projection.weight, self._projection.bias, stride=self.stride_px)
         rows, cols = patches.shape[-2:]
-        tokens = torch.cat((*self._prefix_tokens(), patches.flatten(2).transpose(1, 2)), 1)
+        prefix = [token.expand(image.shape[0], -1, -1) for token in self._prefix_tokens()]
+        tokens = torch.cat((*prefix, patches.flatten(2).transpose(1, 2)), 1)
         if self._rotary is None:
             tokens = tokens + self._positions[rows, cols].to(tokens)
         registers = getattr(self.model.embeddings, "register_tokens", None)
         if registers is not None:
-            num_prefix = len(self._prefix_tokens())
-            tokens = torch.cat((tokens[:, :num_prefix], registers, tokens[:, num_prefix:]), 1)
+            registers = registers.expand(image.shape[0], -1, -1)
+            tokens = torch.cat((tokens[:, : len(prefix)], registers, tokens[:, len(prefix) :]), 1)
         if self._pre_norm is not None:
             tokens = self._pre_norm(tokens)
         extra: dict[str, Any] = {"attention_mask": None}

@@ -1,0 +1,99 @@
+"""Engines of TensorRT and TensorRT-RTX from ONNX graphs: strongly typed, one optimisation profile over the batch.
+
+TensorRT-RTX builds ahead of time and needs no GPU; TensorRT times kernels on the GPU it builds for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from perception.backends.tensorrt_library import RTX_TARGETS, TensorRtLibrary, compute_target
+from perception.core.errors import ConfigError, WeightsError
+
+_WAYS_OUT = {
+    "Resize": "work out what depends on the image size only in `prepare`, in torch, so that it becomes a constant (antialiased resizing is refused)",
+    "NonZero": "replace boolean masks by torch.where or by multiplying with the mask",
+    "ScatterElements": "replace scatter_add by index_put or a matrix product",
+    "Det": "work out the determinant in torch, outside the network",
+    "Unique": "split the network there and run unique in torch",
+}
+_NUM_SHOWN_ERRORS = 3
+
+
+def rtx_targets(precision: str) -> tuple[str, ...]:
+    """What an engine of TensorRT-RTX is built for here: the GPU in this machine, or without one all that take the precision (SM75 has neither
+    float32 matrix products nor bfloat16 in this library).
+
+    Raises ConfigError for a GPU that it does not serve.
+    """
+    present = compute_target()
+    allowed = tuple(target for target in RTX_TARGETS if target != "SM75" or precision in ("fp16", "int8"))
+    if not present:
+        return allowed
+    if present not in RTX_TARGETS:
+        raise ConfigError(f"backend = 'tensorrt_rtx': serves {', '.join(RTX_TARGETS)}, this GPU is {present}; use backend = 'tensorrt'")
+    if present not in allowed:
+        raise ConfigError(f"precision = {precision!r}: tensorrt_rtx has none on {present}; use --precision fp16")
+    return (present,)
+
+
+def build_engine(library: TensorRtLibrary, graph: Path, target: Path, max_batch: int, targets: tuple[str, ...] = ()) -> None:
+    """Build the graph of one image input, whose batch is 1 or free up to `max_batch`, and write the serialised engine.
+
+    targets: of TensorRT-RTX; TensorRT builds for the GPU in use. Raises WeightsError that names the node that the parser refuses and the way out, or
+    quotes the builder.
+    """
+    trt = library.trt
+    if not library.is_rtx and not compute_target():
+        raise ConfigError("backend = 'tensorrt': builds on the GPU it is to run on, and torch finds none; use backend = 'openvino' or 'onnxruntime'")
+    library.messages()
+    builder = trt.Builder(library.logger)
+    network = builder.create_network(_network_flags(trt))
+    parser = trt.OnnxParser(network, library.logger)
+    if not parser.parse_from_file(str(graph)):
+        raise WeightsError(f"{graph}: {library.name} {library.version} refuses it: {_parser_errors(parser)}")
+    config = builder.create_builder_config()
+    _set_profile(builder, network, config, max_batch)
+    if library.is_rtx:
+        config.num_compute_capabilities = len(targets)
+        for index, name in enumerate(targets):
+            if not config.set_compute_capability(getattr(trt.ComputeCapability, name), index):
+                raise ConfigError(f"backend = 'tensorrt_rtx': version {library.version} does not build for {name}: {library.messages()}")
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise WeightsError(
+            f"{graph}: {library.name} {library.version} cannot build it ({library.messages()[:500] or 'no reason given'}); "
+            "a smaller --image-size or --max-batch may fit, or use backend = 'torch'"
+        )
+    target.write_bytes(engine)
+
+
+def _network_flags(trt: Any) -> int:
+    """Strongly typed where that must be asked for; later versions know nothing else."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _set_profile(builder: Any, network: Any, config: Any, max_batch: int) -> None:
+    """1 to max_batch images, tuned for max_batch; a graph of fixed batch needs none."""
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        sides = tuple(tensor.shape)
+        if -1 not in sides:
+            continue
+        profile = builder.create_optimization_profile()
+        profile.set_shape(tensor.name, (1, *sides[1:]), (max_batch, *sides[1:]), (max_batch, *sides[1:]))
+        config.add_optimization_profile(profile)
+
+
+def _parser_errors(parser: Any) -> str:
+    """What the parser found, each with its node and the way out where one is known."""
+    found = []
+    for index in range(min(parser.num_errors, _NUM_SHOWN_ERRORS)):
+        error = parser.get_error(index)
+        operator = error.node_operator() or "graph"
+        where = f"node {error.node()} {error.node_name()} ({operator})".replace("  ", " ")
+        way = _WAYS_OUT.get(operator, "rewrite this step with other operators, or run the network with backend = 'torch'")
+        found.append(f"{where}: {error.desc().strip()[:300]}; way out: {way}")
+    return " | ".join(found) or "no reason given"
