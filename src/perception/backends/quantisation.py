@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,8 +32,8 @@ MIN_IMAGES = 4
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 _HELD_OUT = 4
 """Every fourth image is kept for the check."""
-_NUM_PROBED_AT_ONCE = 16
-_MAX_PROBED_VALUES = 1 << 18
+_NUM_GROUPS = 12
+"""So many parts of a network are tried in int8 alone, to find those that must stay float."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def quantise(graph: Path, images: Sequence[torch.Tensor], path: Path, min_cosine
     """Write the int8 form of `graph` to `path`, and beside it what it is (`path` + ".json").
 
     images: inputs of the graph, each (1, 3, height, width) float32 in [0, 1], at least MIN_IMAGES of them, as the robot will see them.
-    Products whose rounding is coarsest are left in float, as few as it takes to reach `min_cosine` on the images held out.
+    The parts of the network that lose most for the work they save are left in float, as few as it takes to reach `min_cosine` on the images held out.
     Raises InputError for too few images, WeightsError where not even one product can be in int8.
     """
     if len(images) < MIN_IMAGES:
@@ -63,15 +64,15 @@ def quantise(graph: Path, images: Sequence[torch.Tensor], path: Path, min_cosine
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".quantise.") as folder:
         attempt = _Attempts(graph, seen, checked, Path(folder))
-        order = _coarsest_first(graph, seen[0], attempt.products)
-        found = _fewest_left_out(attempt, order, min_cosine)
+        found = _fewest_left_out(attempt, min_cosine)
         if found is None:
             raise WeightsError(
                 f"int8 form of {graph.name}: no product can be in int8 at a cosine of {min_cosine}; more and other calibration images may help, "
                 "or use precision bf16"
             )
         partial, cosines, num_left_out = found
-        result = Quantised(*cosines, len(order) - num_left_out, len(order), len(images), sha256_of(partial), sha256_of(graph))
+        num_products = len(attempt.products)
+        result = Quantised(*cosines, num_products - num_left_out, num_products, len(images), sha256_of(partial), sha256_of(graph))
         os.replace(partial, path)
     record_path(path).write_text(json.dumps(asdict(result), indent=1) + "\n")
     return result
@@ -136,70 +137,66 @@ class _Attempts:
         return outputs
 
 
-def _fewest_left_out(attempt: _Attempts, order: Sequence[str], min_cosine: float) -> tuple[Path, tuple[float, float], int] | None:
-    """Bisection over how many of the coarsest products stay float."""
+def _fewest_left_out(attempt: _Attempts, min_cosine: float) -> tuple[Path, tuple[float, float], int] | None:
+    """Graph, cosines and number of products left in float; None where it takes all of them."""
     path, cosines = attempt.write([])
     if cosines[0] >= min_cosine:
         return path, cosines, 0
+    path.unlink()
+    order = _most_harmful_first(attempt, _groups(attempt.products))
     best = None
     too_few, enough = 0, len(order)
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
-        path, cosines = attempt.write(order[:middle])
+        left_out = [name for group in order[:middle] for name in group]
+        path, cosines = attempt.write(left_out)
         if cosines[0] >= min_cosine:
-            enough, best = middle, (path, cosines, middle)
+            enough, best = middle, (path, cosines, len(left_out))
         else:
             too_few = middle
             path.unlink()
     return best
 
 
-def _products(graph: Path) -> list[str]:
-    """Names of the nodes that multiply an activation by weights."""
-    import onnx
-
-    model = onnx.load(graph).graph
-    weights = {tensor.name for tensor in model.initializer}
-    constants = {node.output[0] for node in model.node if node.op_type == "Constant"}
-    return [node.name for node in model.node if node.op_type in _PRODUCTS and node.input[1] in weights | constants]
-
-
-def _coarsest_first(graph: Path, image: torch.Tensor, products: Sequence[str]) -> list[str]:
-    """The products in the order of how much noise rounding to 8 bits adds to their inputs, relative to the power of these."""
+def _products(graph: Path) -> dict[str, int]:
+    """Nodes that multiply an activation by weights, in the order of the graph, and how many multiplications each takes for one image."""
     import onnx
 
     model = onnx.load(graph)
-    wanted = {node.name: node.input[0] for node in model.graph.node if node.name in set(products)}
-    tensors = list(dict.fromkeys(wanted.values()))
-    noise: dict[str, float] = {}
-    for start in range(0, len(tensors), _NUM_PROBED_AT_ONCE):
-        part = tensors[start : start + _NUM_PROBED_AT_ONCE]
-        for name, values in _probed(model, image, part).items():
-            noise[name] = _rounding_noise(values)
-    return sorted(products, key=lambda name: -noise[wanted[name]])
+    weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    described = onnx.shape_inference.infer_shapes(model).graph
+    sides = {entry.name: [side.dim_value or 1 for side in entry.type.tensor_type.shape.dim] for entry in (*described.value_info, *described.output)}
+    found = {}
+    for node in model.graph.node:
+        if node.op_type in _PRODUCTS and node.input[1] in weights:
+            shape = weights[node.input[1]]
+            per_value = math.prod(shape[1:]) if node.op_type == "Conv" else shape[0]
+            found[node.name] = math.prod(sides.get(node.output[0], [1])) * per_value
+    return found
 
 
-def _probed(model: Any, image: torch.Tensor, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-    """The values of inner tensors for one image."""
-    import onnx
-    import onnxruntime
-
-    inputs = {entry.name for entry in model.graph.input}
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    known = {entry.name for entry in probe.graph.output}
-    probe.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names if name not in known | inputs)
-    session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
-    asked = [name for name in names if name not in inputs]
-    values = dict(zip(asked, session.run(asked, {model.graph.input[0].name: image.numpy()}), strict=True)) if asked else {}
-    return values | {name: image.numpy() for name in names if name in inputs}
+def _groups(products: Mapping[str, int]) -> list[list[str]]:
+    """Neighbouring products in at most _NUM_GROUPS groups of about equal work."""
+    share = sum(products.values()) / _NUM_GROUPS
+    groups: list[list[str]] = []
+    done = 0.0
+    for name, work in products.items():
+        if len(groups) < min(_NUM_GROUPS, int((done + work / 2) / share) + 1):
+            groups.append([])
+        groups[-1].append(name)
+        done += work
+    return groups
 
 
-def _rounding_noise(values: NDArray[np.float32]) -> float:
-    """Power of the error of 255 equal steps over the range, as a share of the variance of the values."""
-    step = (max(float(values.max()), 0.0) - min(float(values.min()), 0.0)) / 255
-    flat = values.reshape(-1)[:: max(1, values.size // _MAX_PROBED_VALUES)]
-    return step**2 / 12 / max(float(flat.var()), 1e-20)
+def _most_harmful_first(attempt: _Attempts, groups: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """The groups in the order of the error that each brings alone, for the work that it saves."""
+    harm = []
+    for group in groups:
+        alone = set(group)
+        path, (_, mean_cosine) = attempt.write([name for name in attempt.products if name not in alone])
+        path.unlink()
+        harm.append((1 - mean_cosine) / max(1, sum(attempt.products[name] for name in group)))
+    return [groups[index] for index in sorted(range(len(groups)), key=lambda index: -harm[index])]
 
 
 def _input_name(graph: Path) -> str:

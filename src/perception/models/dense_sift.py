@@ -175,8 +175,8 @@ def _grid(height: int, width: int, step_px: int) -> Grid:
 
 
 def _check(config: ExtractorConfig) -> None:
-    if config.backend != "torch":
-        raise ConfigError(f"backend = {config.backend!r}: {config.extractor} is no network graph; allowed: torch")
+    if config.backend not in ("auto", "torch"):
+        raise ConfigError(f"backend = {config.backend!r}: {config.extractor} is no network graph; allowed: auto, torch")
     if config.weights:
         raise ConfigError(f"weights = {config.weights!r}: {config.extractor} has no weights; leave it empty")
 

@@ -15,6 +15,7 @@ from perception.core.errors import ConfigError, InputError
 from perception.core.types import Grid
 
 Precision = Literal["float32", "bfloat16", "float16"]
+BackendName = Literal["auto", "torch", "torch_compiled", "onnxruntime", "openvino"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +29,14 @@ class ExtractorConfig(Checked):
     adapter: str = ""
     """File of an adapter of a network, from MEF training (`perception-train mef_code`) or of an object (`perception onboard --adapt`);
     empty: none."""
-    backend: Literal["torch", "onnxruntime"] = "torch"
-    """What runs the network; dense_sift has no graph and takes torch only."""
+    backend: BackendName = "auto"
+    """What runs the network. auto takes the fastest that `perception bench` measured on this machine with descriptors equal to float32, and torch
+    where nothing was measured. dense_sift is no network and takes auto or torch."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it runs; auto takes a CUDA device when there is one."""
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number type of a network; auto is bfloat16 where the hardware multiplies it (CUDA, AMX, AVX-512-BF16) and float32 elsewhere."""
+    precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
+    """Number type of a network; auto is bfloat16 where the hardware multiplies it (CUDA, AMX, AVX-512-BF16) and the backend has it, and float32
+    elsewhere. int8 takes a graph that `perception bench MODEL --calibrate BAG` made."""
     stride_px: Annotated[int, Range(0, 64, "px")] = 0
     """Distance between two descriptors; 0 takes the extractor's own (4 for dense_sift and ALIKE, the patch for a ViT)."""
     sift_size_px: Annotated[float, Range(2.0, 128.0, "px")] = 4.0

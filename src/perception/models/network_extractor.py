@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from typing import Protocol
 
@@ -11,12 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from perception.backends.backend import Backend, BackendOptions, IoSpec, TensorSpec, open_backend
-from perception.core.errors import ConfigError
+from perception.backends.backend import Backend
+from perception.core.errors import PerceptionError
 from perception.core.types import Grid
-from perception.models.extractor import ExtractorConfig, check_image, resolve_device, resolve_precision
-from perception.models.weights import cache_dir
+from perception.models.extractor import ExtractorConfig, check_image, resolve_device
+from perception.models.graph_backends import GraphCase, auto_precision, check_precision, open_case
+from perception.models.measurements import fastest, read_measurements
 
+_LOG = logging.getLogger(__name__)
 _NUM_OPEN_SIZES = 3
 
 
@@ -45,11 +48,9 @@ class NetworkExtractor:
         self._network = network
         self._config = config
         self._device = resolve_device(config.device)
-        self._dtype = resolve_precision(config.precision, self._device)
-        if config.backend != "torch":
-            if config.precision not in ("auto", "float32"):
-                raise ConfigError(f"precision = {config.precision!r}: backend {config.backend} takes auto or float32")
-            self._dtype = torch.float32
+        if config.backend != "auto":
+            check_precision(config.backend, config.precision)
+        self._way: tuple[str, str] | None = None
         self._backends: OrderedDict[tuple[int, int], Backend] = OrderedDict()
 
     @property
@@ -93,31 +94,41 @@ class NetworkExtractor:
         if size in self._backends:
             self._backends.move_to_end(size)
             return self._backends[size]
-        self._network.prepare(height, width)
-        backend = self._torch_backend(height, width) if self._config.backend == "torch" else self._exported_backend(height, width)
-        self._backends[size] = backend
+        if self._way is None:
+            # Once for all sizes: a torch backend changes the number type of the network, from which nothing could be exported any more.
+            self._way = self._chosen_way(size)
+        self._backends[size] = backend = self._opened(GraphCase(*self._way, height, width))
         while len(self._backends) > _NUM_OPEN_SIZES:
             _, oldest = self._backends.popitem(last=False)
             oldest.close()
         return backend
 
-    def _torch_backend(self, height: int, width: int) -> Backend:
-        spec = IoSpec(
-            (TensorSpec("image", torch.float32, (1, 3, height, width)),),
-            (TensorSpec("tokens", torch.float32, (1, self.dim, None, None)),),
-        )
-        return open_backend("torch", self._network, BackendOptions(self._device, self._dtype, io_spec=spec))  # type: ignore[arg-type]
+    @property
+    def runs_on(self) -> str:
+        """Backend and number type, such as "openvino bfloat16"; what the config says as long as no image was seen."""
+        return " ".join(self._way or (self._config.backend, self._config.precision))
 
-    def _exported_backend(self, height: int, width: int) -> Backend:
-        from perception.backends.onnx_export import export_key, export_onnx
+    def _chosen_way(self, size: tuple[int, int]) -> tuple[str, str]:
+        """Backend and precision of the config; for auto those that were fastest on this machine, or torch."""
+        backend, precision = self._config.backend, self._config.precision
+        if backend == "auto":
+            measured = fastest(read_measurements(), self.name, self._network.stride_px, self._device.type, size, precision)
+            if measured is not None:
+                return measured.backend, measured.precision
+            backend = "openvino" if precision == "int8" else "torch"
+        return backend, auto_precision(backend, self._device) if precision == "auto" else precision
 
-        module = self._network
-        assert isinstance(module, nn.Module)
-        example = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-        path = cache_dir() / "graphs" / f"{export_key(module, self.name, example)}.onnx"
-        if not path.is_file():
-            export_onnx(module, example, path)
-        return open_backend(self._config.backend, path, BackendOptions(self._device, num_threads=torch.get_num_threads()))
+    def _opened(self, case: GraphCase) -> Backend:
+        assert isinstance(self._network, nn.Module)
+        try:
+            return open_case(self._network, self.name, case, self._device)
+        except PerceptionError as error:
+            if self._config.backend != "auto" or case.backend == "torch" or self._config.precision == "int8":
+                raise
+            # A robot goes on with what always works when a graph that was measured once is gone.
+            _LOG.warning("backend = 'auto': %s was the fastest, but %s; torch runs %s instead", case.title, error, self.name)
+            self._way = "torch", auto_precision("torch", self._device)
+            return open_case(self._network, self.name, GraphCase(*self._way, case.height, case.width), self._device)
 
 
 def _num_inside(side_px: int, offset_px: float, stride_px: float, num_cells: int) -> int:

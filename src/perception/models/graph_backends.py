@@ -1,0 +1,122 @@
+"""A dense network opened on any backend: which backends and number types there are on this machine, and where exported graphs lie."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from perception.backends.backend import Backend, BackendOptions, IoSpec, TensorSpec, open_backend
+from perception.core.devices import multiplies_bfloat16
+from perception.core.errors import ConfigError
+from perception.models.weights import cache_dir
+
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PRECISIONS: dict[str, tuple[str, ...]] = {
+    "torch": ("float32", "bfloat16", "float16"),
+    "torch_compiled": ("float32", "bfloat16", "float16"),
+    "onnxruntime": ("float32", "int8"),
+    "openvino": ("float32", "bfloat16", "int8"),
+}
+"""Number types that each backend takes. int8 stands for a quantised graph; what is not int8 in it is bfloat16 where hardware and backend have it."""
+
+
+@dataclass(frozen=True)
+class GraphCase:
+    """One way to run a network on images of one size. precision: a name in PRECISIONS."""
+
+    backend: str
+    precision: str
+    height: int
+    width: int
+    batch: int = 1
+
+    @property
+    def title(self) -> str:
+        """Such as "openvino bfloat16"."""
+        return f"{self.backend} {self.precision}"
+
+
+def auto_precision(backend: str, device: torch.device) -> str:
+    """What `precision: auto` means: bfloat16 where backend and hardware have it, else float32."""
+    return "bfloat16" if "bfloat16" in PRECISIONS.get(backend, ()) and multiplies_bfloat16(device) else "float32"
+
+
+def check_precision(backend: str, precision: str) -> None:
+    """Raise ConfigError where a backend does not take a precision."""
+    allowed = PRECISIONS.get(backend)
+    if allowed is not None and precision not in ("auto", *allowed):
+        raise ConfigError(f"precision = {precision!r}: backend {backend} takes auto, {', '.join(allowed[:-1])} or {allowed[-1]}")
+
+
+def why_not(backend: str, device: torch.device) -> str:
+    """Why a backend cannot run here, with what mends it; empty where it can."""
+    module = {"onnxruntime": "onnxruntime", "openvino": "openvino"}.get(backend)
+    if module and importlib.util.find_spec(module) is None:
+        return f"not installed; pip install {module}"
+    if backend == "openvino" and device.type != "cpu":
+        return "runs on the CPU only"
+    if backend == "onnxruntime" and device.type == "cuda":
+        import onnxruntime
+
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            return "this onnxruntime has no CUDA; pip install onnxruntime-gpu"
+    if backend == "torch_compiled" and device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
+        return "needs a C++ compiler; apt install g++"
+    return ""
+
+
+def graph_path(network: nn.Module, name: str, case: GraphCase) -> Path:
+    """The exported float32 graph of a case, from the cache or written now (seconds). `network` must be in float32 and prepared for the size."""
+    from perception.backends.onnx_export import export_key, export_onnx
+
+    example = torch.rand(case.batch, 3, case.height, case.width, generator=torch.Generator().manual_seed(0))
+    folder = cache_dir() / "graphs"
+    path = folder / f"{export_key(network, name, example)}.onnx"
+    if not path.is_file():
+        try:
+            export_onnx(network, example, path)
+        except OSError as error:
+            raise ConfigError(f"cache {folder}: cannot be written ({error.strerror}); set PERCEPTION_CACHE to a folder of yours") from error
+    return path
+
+
+def quantised_path(graph: Path) -> Path:
+    """Where the int8 form of an exported graph lies."""
+    return graph.with_name(f"{graph.stem}-int8.onnx")
+
+
+def open_case(network: nn.Module, name: str, case: GraphCase, device: torch.device, own_copy: bool = False) -> Backend:
+    """The network on a backend, for inputs `image` (batch, 3, height, width) float32 and outputs `tokens`.
+
+    own_copy: leaves `network` as it is, where a torch backend would change its number type. Raises ConfigError, WeightsError or
+    MissingDependencyError.
+    """
+    check_precision(case.backend, case.precision)
+    reason = why_not(case.backend, device)
+    if reason:
+        raise ConfigError(f"backend = {case.backend!r}: {reason}")
+    prepared: Any = network
+    prepared.prepare(case.height, case.width)
+    if case.backend in ("torch", "torch_compiled"):
+        module = copy.deepcopy(network) if own_copy else network
+        return open_backend(case.backend, module, BackendOptions(device, DTYPES[case.precision], io_spec=_spec(prepared, case)))
+    path = graph_path(network, name, case)
+    if case.precision == "int8":
+        from perception.backends.quantisation import read_quantised
+
+        path = quantised_path(path)
+        read_quantised(path)
+    inner = auto_precision(case.backend, device) if case.precision == "int8" else case.precision
+    return open_backend(case.backend, path, BackendOptions(device, DTYPES[inner], num_threads=torch.get_num_threads()))
+
+
+def _spec(network: Any, case: GraphCase) -> IoSpec:
+    image = TensorSpec("image", torch.float32, (case.batch, 3, case.height, case.width))
+    return IoSpec((image,), (TensorSpec("tokens", torch.float32, (case.batch, network.dim, None, None)),))
