@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from tests.support.toy_task import ToyConfig, ToyRecipe, ToyTask, toy
 
-from perception.core.errors import ConfigError
+from perception.core.errors import ConfigError, InputError
 from perception_training.loop.config import OptimiserConfig, TrainConfig
 from perception_training.loop.distribution import Place
 from perception_training.loop.guards import TrainingError, out_of_memory
@@ -193,6 +193,22 @@ def test_evaluation_and_export_see_the_running_mean(tmp_path):
     assert not torch.equal(result.task.module[0].weight, mean["0.weight"])
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "evaluation" in line] == [0, 2, 5]
+
+
+class FailsToEvaluate(ToyTask):
+    def evaluate(self, step):
+        raise InputError("no such pictures")
+
+
+class FailsToEvaluateRecipe(ToyRecipe):
+    def build(self):
+        return FailsToEvaluate(self.toy, self.train)
+
+
+def test_an_evaluation_that_fails_costs_no_training(tmp_path):
+    with pytest.raises(InputError, match="no such pictures"):
+        train(FailsToEvaluateRecipe(train=replace(PLAIN, out=str(tmp_path)), toy=ToyConfig()))
+    assert (tmp_path / "checkpoints" / f"step_{PLAIN.steps:08d}").is_dir()
 
 
 def test_evaluations_do_not_change_the_training(tmp_path):

@@ -54,6 +54,15 @@ def test_a_clip_is_the_same_in_any_batch() -> None:
     assert (alone.tracks.visible == together.tracks.visible).all()
 
 
+def test_autocast_around_the_renderer_changes_nothing() -> None:
+    """Evaluations of a training in bfloat16 render under it."""
+    config = replace(SMALL, effects=STRONG)
+    plain = render_clip(config, 5, (0, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = render_clip(config, 5, (0, 2))
+    assert all((a == b).all() for a, b in zip(plain.images, cast.images, strict=True))
+
+
 def test_a_frame_is_the_same_whatever_frames_are_loaded_with_it() -> None:
     clip, whole = ProceduralClip(SMALL, 4), sample(4)
     part = clip.load([2, 0])

@@ -125,10 +125,10 @@ class _Run:
         is_last = step == config.steps
         if step == 1 or is_last or step % config.log_every == 0:
             self._report(step, figures, display)
+        if is_last or step % config.checkpoint_every == 0:
+            self._save()  # first, so that an evaluation that fails costs no training
         if is_last or step in config.evaluate_at or (config.evaluate_every and step % config.evaluate_every == 0):
             self._evaluate(display)
-        if is_last or step % config.checkpoint_every == 0:
-            self._save()
         return figures
 
     def _report(self, step: int, figures: StepFigures, display: Display) -> None:

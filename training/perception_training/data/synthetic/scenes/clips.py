@@ -44,9 +44,16 @@ class Clips:
 def render_clips(config: ScenesConfig, seeds: Sequence[int], device: torch.device | str = "cpu", frames: Sequence[int] | None = None) -> Clips:
     """Render one clip for each seed, on a GPU in one go. frames: indices of the frames wanted, the same for all clips; default all.
 
-    A frame looks the same whatever other frames and clips are rendered with it; tracked points are picked among the frames wanted."""
+    A frame looks the same whatever other frames and clips are rendered with it; tracked points are picked among the frames wanted. Autocast does
+    not reach in here.
+    """
     if not seeds:
         raise InputError("seeds of scenes: none given; must be at least one")
+    with torch.autocast(torch.device(device).type, enabled=False):
+        return _rendered(config, seeds, device, frames)
+
+
+def _rendered(config: ScenesConfig, seeds: Sequence[int], device: torch.device | str, frames: Sequence[int] | None) -> Clips:
     plans = [plan_clip(config, int(seed)) for seed in seeds]
     effects = [draw_effects(config, plan.seed) for plan in plans]
     chosen = list(range(config.num_frames)) if frames is None else list(frames)
