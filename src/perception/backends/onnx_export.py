@@ -26,6 +26,8 @@ from perception.backends.backend import Backend, BackendOptions, open_backend
 from perception.core.errors import MissingDependencyError, WeightsError
 
 OPSET = 23
+SPLIT_ATTENTION_OPSET = 20
+"""The last one that has no attention operator, so that it becomes products and a softmax."""
 MAX_RELATIVE_ERROR = 1e-3
 """A float32 graph whose output differs from torch by more than this share of the largest output is refused."""
 
@@ -109,7 +111,13 @@ def export_onnx(module: nn.Module, example: torch.Tensor, path: Path, input_name
 
 
 def write_graph(
-    module: nn.Module, example: torch.Tensor, path: Path, max_batch: int = 1, input_name: str = "image", output_name: str = "tokens"
+    module: nn.Module,
+    example: torch.Tensor,
+    path: Path,
+    max_batch: int = 1,
+    input_name: str = "image",
+    output_name: str = "tokens",
+    opset: int = OPSET,
 ) -> None:
     """The graph of `module` in `path`, simplified, not compared with anything; max_batch above 1 leaves the batch free between 1 and that.
 
@@ -128,7 +136,7 @@ def write_graph(
                 str(path),
                 input_names=[input_name],
                 output_names=[output_name],
-                opset_version=OPSET,
+                opset_version=opset,
                 dynamo=True,
                 dynamic_shapes=dynamic,
                 external_data=False,

@@ -50,11 +50,12 @@ class Quantised:
     source_sha256: str
 
 
-def quantise(graph: Path, images: Sequence[torch.Tensor], path: Path, min_cosine: float = MIN_COSINE) -> Quantised:
+def quantise(graph: Path, images: Sequence[torch.Tensor], path: Path, min_cosine: float = MIN_COSINE, symmetric: bool = False) -> Quantised:
     """Write the int8 form of `graph` to `path`, and beside it what it is (`path` + ".json").
 
     images: inputs of the graph, each (1, 3, height, width) float32 in [0, 1], at least MIN_IMAGES of them, as the robot will see them.
     The parts of the network that lose most for the work they save are left in float, as few as it takes to reach `min_cosine` on the images held out.
+    symmetric: activations too have zero point 0, since TensorRT takes no others; a little less exact.
     Raises InputError for too few images, WeightsError where not even one product can be in int8.
     """
     if len(images) < MIN_IMAGES:
@@ -63,7 +64,7 @@ def quantise(graph: Path, images: Sequence[torch.Tensor], path: Path, min_cosine
     seen = [image for index, image in enumerate(images) if index % _HELD_OUT != _HELD_OUT - 1]
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".quantise.") as folder:
-        attempt = _Attempts(graph, seen, checked, Path(folder))
+        attempt = _Attempts(graph, seen, checked, Path(folder), symmetric)
         found = _fewest_left_out(attempt, min_cosine)
         if found is None:
             raise WeightsError(
@@ -100,7 +101,8 @@ def read_quantised(path: Path) -> Quantised:
 class _Attempts:
     """Quantises one graph again and again with other products left out; calibrates once."""
 
-    def __init__(self, graph: Path, seen: Sequence[torch.Tensor], checked: Sequence[torch.Tensor], folder: Path) -> None:
+    def __init__(self, graph: Path, seen: Sequence[torch.Tensor], checked: Sequence[torch.Tensor], folder: Path, symmetric: bool) -> None:
+        self._symmetric = symmetric
         self._graph, self._seen, self._checked, self._folder = graph, seen, checked, folder
         self._input = _input_name(graph)
         self._expected = self._outputs(graph)
@@ -121,9 +123,13 @@ class _Attempts:
                 op_types_to_quantize=list(_PRODUCTS),
                 per_channel=True,
                 weight_type=quantization.QuantType.QInt8,
-                activation_type=quantization.QuantType.QUInt8,
+                activation_type=quantization.QuantType.QInt8 if self._symmetric else quantization.QuantType.QUInt8,
                 nodes_to_exclude=list(left_out),
-                extra_options={"MatMulConstBOnly": True, "ActivationSymmetric": False, "WeightSymmetric": True},
+                extra_options={
+                    **{"MatMulConstBOnly": True, "ActivationSymmetric": self._symmetric, "WeightSymmetric": True},
+                    # TensorRT takes biases as they are only.
+                    "QuantizeBias": not self._symmetric,
+                },
                 calibration_cache_path=self._folder / "ranges.json",
             )
         cosines = torch.cat([torch.cosine_similarity(a, b, dim=1).flatten() for a, b in zip(self._outputs(path), self._expected, strict=True)])

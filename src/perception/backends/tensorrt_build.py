@@ -21,6 +21,10 @@ _WAYS_OUT = {
 _NUM_SHOWN_ERRORS = 3
 
 
+class AttentionKernelError(WeightsError):
+    """The library has no kernel for the attention operator in this width and number type; split into products it can be built."""
+
+
 def rtx_targets(precision: str) -> tuple[str, ...]:
     """What an engine of TensorRT-RTX is built for here: the GPU in this machine, or without one all that take the precision (SM75 has neither
     float32 matrix products nor bfloat16 in this library).
@@ -62,8 +66,10 @@ def build_engine(library: TensorRtLibrary, graph: Path, target: Path, max_batch:
                 raise ConfigError(f"backend = 'tensorrt_rtx': version {library.version} does not build for {name}: {library.messages()}")
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise WeightsError(
-            f"{graph}: {library.name} {library.version} cannot build it ({library.messages()[:500] or 'no reason given'}); "
+        reason = library.messages()
+        kind = AttentionKernelError if "Attention operation was not supported" in reason else WeightsError
+        raise kind(
+            f"{graph}: {library.name} {library.version} cannot build it ({reason[:500] or 'no reason given'}); "
             "a smaller --image-size or --max-batch may fit, or use backend = 'torch'"
         )
     target.write_bytes(engine)

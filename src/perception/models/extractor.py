@@ -15,7 +15,7 @@ from perception.core.errors import ConfigError, InputError
 from perception.core.types import Grid
 
 Precision = Literal["float32", "bfloat16", "float16"]
-BackendName = Literal["auto", "torch", "torch_compiled", "onnxruntime", "openvino"]
+BackendName = Literal["auto", "torch", "torch_compiled", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class ExtractorConfig(Checked):
     empty: none."""
     backend: BackendName = "auto"
     """What runs the network. auto takes the fastest that `perception bench` measured on this machine with descriptors equal to float32, and torch
-    where nothing was measured. dense_sift is no network and takes auto or torch."""
+    where nothing was measured. tensorrt and tensorrt_rtx run what `perception export` built. dense_sift is no network and takes auto or torch."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it runs; auto takes a CUDA device when there is one."""
     precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"

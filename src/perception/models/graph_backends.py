@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,14 @@ PRECISIONS: dict[str, tuple[str, ...]] = {
     "torch_compiled": ("float32", "bfloat16", "float16"),
     "onnxruntime": ("float32", "int8"),
     "openvino": ("float32", "bfloat16", "int8"),
+    "tensorrt": ("float32", "float16", "bfloat16", "int8"),
+    "tensorrt_rtx": ("float32", "float16", "bfloat16", "int8"),
 }
 """Number types that each backend takes. int8 stands for a quantised graph; what is not int8 in it is bfloat16 where hardware and backend have it."""
+ENGINE_BACKENDS = ("tensorrt", "tensorrt_rtx")
+"""Those that run what `perception export` built, and build nothing themselves."""
+ENGINE_PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8"}
+"""Number types as `perception export` calls them."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,8 @@ def why_not(backend: str, device: torch.device) -> str:
     module = {"onnxruntime": "onnxruntime", "openvino": "openvino"}.get(backend)
     if module and importlib.util.find_spec(module) is None:
         return f"not installed; pip install {module}"
+    if backend in ENGINE_BACKENDS and device.type != "cuda":
+        return "needs a CUDA device"
     if backend == "openvino" and device.type != "cpu":
         return "runs on the CPU only"
     if backend == "onnxruntime" and device.type == "cuda":
@@ -92,6 +101,28 @@ def quantised_path(graph: Path) -> Path:
     return graph.with_name(f"{graph.stem}-int8.onnx")
 
 
+def engine_folder_path(name: str, backend: str, precision: str, image_size: tuple[int, int], max_batch: int) -> Path:
+    """Where `perception export` writes unless it is said otherwise. name: of the extractor · precision: fp32, fp16, bf16 or int8."""
+    height, width = image_size
+    readable = re.sub(r"[^A-Za-z0-9_.+-]+", "_", name).strip("_")
+    return cache_dir() / "engines" / f"{readable}-{backend}-{precision}-{height}x{width}-b{max_batch}"
+
+
+def _open_engine(network: nn.Module, name: str, case: GraphCase, device: torch.device) -> Backend:
+    """The engine that `perception export` built of this network, with these weights."""
+    from perception.backends.engine_folder import read_record
+    from perception.backends.onnx_export import weights_digest
+
+    precision = ENGINE_PRECISIONS[case.precision]
+    folder = engine_folder_path(name, case.backend, precision, (case.height, case.width), case.batch)
+    command = f"perception export MODEL --backend {case.backend} --precision {precision} --image-size {case.height} {case.width}"
+    if not folder.is_dir():
+        raise ConfigError(f"backend = {case.backend!r}: no engine of {name} for {case.width}x{case.height} px in {folder}; {command}")
+    if read_record(folder).weights != weights_digest(network).hexdigest():
+        raise ConfigError(f"backend = {case.backend!r}: {folder} was built from other weights of {name}; {command}")
+    return open_backend(case.backend, folder, BackendOptions(device))
+
+
 def open_case(network: nn.Module, name: str, case: GraphCase, device: torch.device, own_copy: bool = False) -> Backend:
     """The network on a backend, for inputs `image` (batch, 3, height, width) float32 and outputs `tokens`.
 
@@ -107,6 +138,8 @@ def open_case(network: nn.Module, name: str, case: GraphCase, device: torch.devi
     if case.backend in ("torch", "torch_compiled"):
         module = copy.deepcopy(network) if own_copy else network
         return open_backend(case.backend, module, BackendOptions(device, DTYPES[case.precision], io_spec=_spec(prepared, case)))
+    if case.backend in ENGINE_BACKENDS:
+        return _open_engine(network, name, case, device)
     path = graph_path(network, name, case)
     if case.precision == "int8":
         from perception.backends.quantisation import read_quantised
