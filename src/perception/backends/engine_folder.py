@@ -56,10 +56,11 @@ class Accuracy:
 class EngineRecord:
     """All that is known about an exported network.
 
-    key: hash of everything that decides what comes out; an equal key means that there is nothing to do · weights: `weights_digest` of the
-    network · model: name of the extractor with weights and adapter · batch sides of the specs are None where the graph takes 1 to max_batch images · normalisation: of the input, inside the graph ·
-    files: name → SHA-256 · versions: library → version at export · gpu: what `gpu_identity` said, empty where any will do · targets: compute
-    capabilities that the engine serves, empty where it is the `gpu` alone · timings: seconds of each stage and `run_ms` where it could be run.
+    key: hash of everything that decides what comes out; an equal key means that there is nothing to do · weights: `weights_digest` of the network ·
+    model: name of the extractor with weights and adapter · batch sides of the specs are None where the graph takes 1 to max_batch images ·
+    normalisation: of the input, inside the graph · files: name → SHA-256 · versions: library → version at export · gpu: what `gpu_identity` said,
+    empty where any will do · targets: compute capabilities that the engine serves, empty where it is the `gpu` alone · timings: seconds of each
+    stage, and `run_ms` of one image where it could be run.
     """
 
     key: str

@@ -12,6 +12,7 @@ COMMANDS = {
     "onboard": "learn an object from a mesh, a posed clip or a bag",
     "replay": "run the pipelines on a bag without ROS and write predictions and a report",
     "report": "write report.html again from a run's files",
+    "export": "build a network for onnxruntime, OpenVINO, TensorRT or TensorRT-RTX, and compare it with torch",
     "doctor": "say what this machine has, what is missing and how to mend it",
 }
 
