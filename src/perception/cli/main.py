@@ -13,6 +13,7 @@ COMMANDS = {
     "replay": "run the pipelines on a bag without ROS and write predictions and a report",
     "report": "write report.html again from a run's files",
     "export": "build a network for onnxruntime, OpenVINO, TensorRT or TensorRT-RTX, and compare it with torch",
+    "bench": "measure a network on every backend of this machine; `backend: auto` takes the fastest",
     "doctor": "say what this machine has, what is missing and how to mend it",
 }
 
