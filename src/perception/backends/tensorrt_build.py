@@ -26,13 +26,13 @@ class AttentionKernelError(WeightsError):
 
 
 def rtx_targets(precision: str) -> tuple[str, ...]:
-    """What an engine of TensorRT-RTX is built for here: the GPU in this machine, or without one all that take the precision (SM75 has neither
-    float32 matrix products nor bfloat16 in this library).
+    """What an engine of TensorRT-RTX is built for here: the GPU in this machine, or without one all that take the precision (this library has neither
+    float32 matrix products nor bfloat16 on SM75; int8 leaves some products in float32).
 
     Raises ConfigError for a GPU that it does not serve.
     """
     present = compute_target()
-    allowed = tuple(target for target in RTX_TARGETS if target != "SM75" or precision in ("fp16", "int8"))
+    allowed = tuple(target for target in RTX_TARGETS if target != "SM75" or precision == "fp16")
     if not present:
         return allowed
     if present not in RTX_TARGETS:

@@ -208,7 +208,8 @@ class _Export:
         expected = self._expected()
         found, run_ms = self._outputs(runner), 0.0
         if not isinstance(runner, nn.Module):
-            run_ms = _median_ms(runner, self.pixels[0])
+            if self.settings.backend not in _ENGINES or torch.cuda.is_available():
+                run_ms = _median_ms(runner, self.pixels[0])
             runner.close()
         agreement = combined([compare(*pair) for pair in zip(found, expected, strict=True)])
         accuracy = Accuracy(**asdict(agreement), num_images=len(expected), run_by=run_by, images=self.source)
