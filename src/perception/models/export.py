@@ -253,7 +253,7 @@ class _Export:
         network = self.extractor.network
         assert isinstance(network, nn.Module)
         network.prepare(*self.settings.image_size)  # type: ignore[operator]
-        return network
+        return network.eval()
 
 
 def _refuse_beyond_bounds(record: EngineRecord, agreement: Agreement, run_by: str) -> None:
