@@ -59,11 +59,18 @@ def combined(agreements: Sequence[Agreement]) -> Agreement:
 
 
 class TypedNetwork(nn.Module):
-    """A copy of a network with numbers of `dtype` inside and float32 images and descriptors outside."""
+    """A copy of a network with numbers of `dtype` inside and float32 images and descriptors outside.
+
+    Modules with a method `fold_norms` are folded before, in float32: the exporter's own folding leaves float32 weights in bfloat16 graphs.
+    """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        self.network = copy.deepcopy(network).eval().requires_grad_(False).to(dtype)
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        for module in list(self.network.modules()):
+            if hasattr(module, "fold_norms"):
+                module.fold_norms()  # type: ignore[operator]
+        self.network.to(dtype)
         self._dtype = dtype
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from perception.models.extractor import ExtractorConfig
 from perception.models.network_extractor import NetworkExtractor
@@ -26,14 +27,22 @@ class _Block(nn.Module):
     def __init__(self, num_in: int, num_out: int, shortcut: bool) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(num_in, num_out, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(num_out)
+        self.bn1: nn.Module = nn.BatchNorm2d(num_out)
         self.conv2 = nn.Conv2d(num_out, num_out, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(num_out)
+        self.bn2: nn.Module = nn.BatchNorm2d(num_out)
         self.downsample = nn.Conv2d(num_in, num_out, 1) if shortcut else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
         return functional.relu(out if self.downsample is None else out + self.downsample(x))
+
+    def fold_norms(self) -> None:
+        """Make one convolution of each and its batch norm, in place; only for evaluation."""
+        for number in (1, 2):
+            conv, norm = getattr(self, f"conv{number}"), getattr(self, f"bn{number}")
+            if isinstance(norm, nn.BatchNorm2d):
+                setattr(self, f"conv{number}", fuse_conv_bn_eval(conv.eval(), norm.eval()))
+                setattr(self, f"bn{number}", nn.Identity())
 
 
 class AlikeNetwork(nn.Module):
