@@ -50,7 +50,7 @@ def test_an_unknown_command_lists_the_known_and_the_nearest(capsys: pytest.Captu
     assert cli.main(["dmo"]) == 2
     message = capsys.readouterr().err
     assert "unknown command 'dmo'" in message
-    assert "demo, up, onboard, replay, report, doctor" in message
+    assert "demo, up, onboard, replay, report, export, bench, doctor" in message
     assert "did you mean 'demo'?" in message
     assert cli.main([]) == 2
 

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import os
 import platform
-import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -28,6 +27,7 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
 VECTOR_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
 _PEAK_SIDE = {"cpu": 1024, "cuda": 8192}
 _COPY_BYTES = {"cpu": 1 << 27, "cuda": 1 << 30}
+_SAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,11 @@ class Peaks:
         self._seconds: dict[torch.dtype | str, list[float]] = {}
 
     def sample(self) -> None:
-        """One matrix product of each type, and one copy."""
-        for dtype, (a, b) in self._factors.items():
-            self._seconds.setdefault(dtype, []).append(self._timed(lambda a=a, b=b: a @ b))
-        self._seconds.setdefault("copy", []).append(self._timed(lambda: self._target.copy_(self._source)))
+        """A few matrix products of each type, and copies."""
+        for _ in range(_SAMPLES):
+            for dtype, (a, b) in self._factors.items():
+                self._seconds.setdefault(dtype, []).append(self._timed(lambda a=a, b=b: a @ b))
+            self._seconds.setdefault("copy", []).append(self._timed(lambda: self._target.copy_(self._source)))
 
     def _timed(self, operation: Callable[[], object]) -> float:
         self._wait()
@@ -125,10 +126,6 @@ class Peaks:
     def matrix_flops(self) -> dict[str, float]:
         """Floating-point operations per second of the best matrix product, by type name."""
         return {_name(dtype): self._operations / min(self._seconds[dtype]) for dtype in self._factors}
-
-    def median_matrix_flops(self) -> dict[str, float]:
-        """The same from the median time: what a machine that is shared gave in this run."""
-        return {_name(dtype): self._operations / statistics.median(self._seconds[dtype]) for dtype in self._factors}
 
     def memory_bytes_per_s(self) -> float:
         """Bytes read and written per second by the best copy."""

@@ -11,16 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
 
+from perception.cli import doctor_engines
+from perception.cli.findings import Finding, Verdict
 from perception.core.errors import PerceptionError
 from perception.core.resources import share_dir
 
-Verdict = Literal["ok", "note", "missing"]
-_MARKS = {"ok": "[green]✓[/green]", "note": "[yellow]·[/yellow]", "missing": "[red]✗[/red]"}
+_MARKS: dict[Verdict, str] = {"ok": "[green]✓[/green]", "note": "[yellow]·[/yellow]", "missing": "[red]✗[/red]"}
 _MIN_SHARED_MEMORY_MIB = 512
 """Three participants of 128 MiB each (config/fastdds/shared_memory.xml) and some room."""
 
@@ -28,16 +28,6 @@ _MIN_SHARED_MEMORY_MIB = 512
 @dataclass(frozen=True)
 class Arguments:
     """No options."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at. `mend`: the command that mends it, or what does not work without it."""
-
-    what: str
-    verdict: Verdict
-    found: str
-    mend: str = ""
 
 
 def run(_arguments: Arguments) -> int:
@@ -62,27 +52,19 @@ def check_torch() -> Finding:
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
-        return Finding("torch", "missing", str(error), "pip install torch==2.13.0")
+        return Finding("torch", "missing", str(error), doctor_engines.TORCH)
     return Finding("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
 
 
-def check_processor() -> Finding:
-    path = Path("/proc/cpuinfo")
-    flags = set(path.read_text().partition("flags")[2].partition("\n")[0].split()) if path.is_file() else set()
-    fast = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8") if name in flags]
-    bf16 = "bfloat16 in hardware" if {"avx512_bf16", "amx_bf16"} & flags else "no bfloat16 in hardware: float32 is faster"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Finding("processor", "ok" if fast else "note", f"{platform.machine()}, {cores} cores, {' '.join(fast) or 'no vector flags seen'}; {bf16}")
-
-
-def check_gpu() -> Finding:
-    try:
-        torch = importlib.import_module("torch")
-    except ImportError:
-        return Finding("GPU", "note", "not known without torch")
-    if not torch.cuda.is_available():
-        return Finding("GPU", "note", "none that torch can use", "not needed: everything runs on the CPU")
-    return Finding("GPU", "ok", f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
+def check_ros() -> Finding:
+    """Which ROS distribution this shell has sourced."""
+    distribution = os.environ.get("ROS_DISTRO")
+    if distribution:
+        return Finding("ROS", "ok", f"{distribution}, ROS_DOMAIN_ID {os.environ.get('ROS_DOMAIN_ID', '0')}")
+    installed = sorted(path.name for path in Path("/opt/ros").glob("*") if (path / "setup.bash").is_file())
+    if installed:
+        return Finding("ROS", "note", f"{', '.join(installed)} installed, not sourced in this shell", f"source /opt/ros/{installed[-1]}/setup.bash")
+    return Finding("ROS", "note", "no distribution; rclpy from PyPI runs the nodes, `ros2` and RViz are not there")
 
 
 def check_rclpy() -> Finding:
@@ -138,14 +120,6 @@ def check_shared_memory() -> Finding:
     return Finding("/dev/shm", "ok" if enough else "missing", f"{free_mib} MiB free, {len(segments)} segments of Fast DDS", mend)
 
 
-def check_onnxruntime() -> Finding:
-    try:
-        onnxruntime = importlib.import_module("onnxruntime")
-    except ImportError as error:
-        return Finding("onnxruntime", "missing", str(error), "pip install onnxruntime")
-    return Finding("onnxruntime", "ok", f"{onnxruntime.__version__}, {', '.join(onnxruntime.get_available_providers())}")
-
-
 def check_share() -> Finding:
     try:
         return Finding("share folder", "ok", str(share_dir()))
@@ -165,8 +139,8 @@ def _version(*names: str) -> str:
 CHECKS: tuple[Callable[[], Finding], ...] = (
     check_python,
     check_torch,
-    check_processor,
-    check_gpu,
+    *doctor_engines.CHECKS,
+    check_ros,
     check_rclpy,
     *(
         lambda package=package: check_messages(package, "", needed=True)
@@ -176,6 +150,5 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     lambda: check_messages("vision_msgs", "no Detection3DArray; poses are still published as messages"),
     check_fast_dds_profile,
     check_shared_memory,
-    check_onnxruntime,
     check_share,
 )

@@ -51,7 +51,7 @@ def backend_plot(rows: Sequence[Measurement], title: str) -> bytes:
     times.set_yticks(range(len(rows)), labels, fontsize=8)
     times.invert_yaxis()
     times.set_xlabel("median time of a batch, ms (line: 95th percentile)", fontsize=9)
-    times.set_xlim(0, 1.55 * max(row.p95_ms for row in rows))
+    times.set_xlim(0, 1.4 * max(row.p95_ms for row in rows))
     shares.set_xlabel("% of the matrix peak of the type", fontsize=9)
     shares.set_xlim(0, 1.25 * max(1.0, *(100 * row.matrix_share for row in rows)))
     figure.suptitle(title, fontsize=10)

@@ -74,12 +74,12 @@ class GradientLayouts(nn.Module):
     def _energies(self, image: Tensor) -> Tensor:
         """Gradient magnitude in each direction, summed up in cells. The share of a direction falls with the cube of the cosine.
 
-        Computed in float32 from whole grey levels whatever the type of the image is: in bfloat16 the faint gradients of flat areas would drown.
+        Computed in float32 whatever the type of the image is. Runtimes that compute all in bfloat16 do no harm either: whole grey levels are exact in
+        it, and one filter takes differences of colours at once, where rounded grey values would drown the faint gradients of flat areas.
         """
         with torch.autocast(image.device.type, enabled=False):
-            levels = (image.float() * 255).round() / 255
-            grey = functional.conv2d(levels, self.luminance.float())
-            along = functional.conv2d(functional.pad(grey, (1, 1, 1, 1), mode="replicate"), self.edges.float())
+            levels = functional.pad((image.float() * 255).round(), (1, 1, 1, 1), mode="replicate")
+            along = functional.conv2d(levels, self.edges.float() * self.luminance.float() / 255)
             quarter = self.bins // 4
             square = along[:, :1] * along[:, :1] + along[:, quarter : quarter + 1] * along[:, quarter : quarter + 1]
             # In place, because fresh memory for maps of this size takes longer than the arithmetic; nothing here has a gradient.
