@@ -90,9 +90,7 @@ def read_quantised(path: Path) -> Quantised:
         record = Quantised(**json.loads(record_path(path).read_text()))
         found = sha256_of(path)
     except (OSError, ValueError, TypeError) as error:
-        raise WeightsError(
-            f"int8 graph {path}: not there, or without a whole record ({error}); run `perception bench MODEL --calibrate BAG`"
-        ) from error
+        raise WeightsError(f"int8 graph {path}: no such graph or record ({error}); run `perception bench MODEL --calibrate BAG`") from error
     if found != record.sha256:
         raise WeightsError(f"int8 graph {path}: sha256 {found[:12]}… is not the recorded {record.sha256[:12]}…: changed, not loaded; calibrate again")
     return record

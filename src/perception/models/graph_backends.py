@@ -83,17 +83,25 @@ def why_not(backend: str, device: torch.device) -> str:
 
 def graph_path(network: nn.Module, name: str, case: GraphCase) -> Path:
     """The exported float32 graph of a case, from the cache or written now (seconds). `network` must be in float32 and prepared for the size."""
-    from perception.backends.onnx_export import export_key, export_onnx
+    from perception.backends.onnx_export import export_onnx
 
-    example = torch.rand(case.batch, 3, case.height, case.width, generator=torch.Generator().manual_seed(0))
-    folder = cache_dir() / "graphs"
-    path = folder / f"{export_key(network, name, example)}.onnx"
+    path = _cached_path(network, name, case)
     if not path.is_file():
         try:
-            export_onnx(network, example, path)
+            export_onnx(network, _example(case), path)
         except OSError as error:
-            raise ConfigError(f"cache {folder}: cannot be written ({error.strerror}); set PERCEPTION_CACHE to a folder of yours") from error
+            raise ConfigError(f"cache {path.parent}: cannot be written ({error.strerror}); set PERCEPTION_CACHE to a folder of yours") from error
     return path
+
+
+def _example(case: GraphCase) -> torch.Tensor:
+    return torch.rand(case.batch, 3, case.height, case.width, generator=torch.Generator().manual_seed(0))
+
+
+def _cached_path(network: nn.Module, name: str, case: GraphCase) -> Path:
+    from perception.backends.onnx_export import export_key
+
+    return cache_dir() / "graphs" / f"{export_key(network, name, _example(case))}.onnx"
 
 
 def quantised_path(graph: Path) -> Path:
@@ -140,12 +148,13 @@ def open_case(network: nn.Module, name: str, case: GraphCase, device: torch.devi
         return open_backend(case.backend, module, BackendOptions(device, DTYPES[case.precision], io_spec=_spec(prepared, case)))
     if case.backend in ENGINE_BACKENDS:
         return _open_engine(network, name, case, device)
-    path = graph_path(network, name, case)
     if case.precision == "int8":
         from perception.backends.quantisation import read_quantised
 
-        path = quantised_path(path)
+        path = quantised_path(_cached_path(network, name, case))
         read_quantised(path)
+    else:
+        path = graph_path(network, name, case)
     inner = auto_precision(case.backend, device) if case.precision == "int8" else case.precision
     return open_backend(case.backend, path, BackendOptions(device, DTYPES[inner], num_threads=torch.get_num_threads()))
 
