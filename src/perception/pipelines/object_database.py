@@ -8,6 +8,9 @@ extractor, sha256 over all tensors, and the source and settings it was made from
 
 Version 2 is for objects with an adapter of their own (`adaptation`): the header also holds `adapter`, the name of the file beside this one, and
 `adapter_sha256`. Who matches frames with such a database needs `adapted` maps.
+
+Version 3 is for objects with templates (`view_templates`), with or without adapter: further tensors `template_kernels`,
+`template_camera_from_object`, `template_focal_px` and `template_view_focal_px`.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,9 +33,11 @@ from perception.core.errors import InputError
 from perception.core.types import FeatureMap
 from perception.models.adapter import Adapter, MapAdapter, read_adapter, write_adapter
 from perception.models.weights import file_sha256
+from perception.pipelines.view_templates import Templates
 
 FORMAT = "perception object database"
-VERSION, VERSION_WITH_ADAPTER = 1, 2
+VERSION, VERSION_WITH_ADAPTER, VERSION_WITH_TEMPLATES = 1, 2, 3
+_TEMPLATE_PREFIX = "template_"
 _ADAPTER_SUFFIX = ".adapter.safetensors"
 _TENSORS = ("descriptors", "points", "normals", "view_starts", "camera_from_object", "vocabulary", "view_words", "symmetries", "bounds")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -50,7 +55,7 @@ def checked_object_name(name: str) -> str:
 @dataclass(frozen=True, eq=False)
 class ObjectDatabase:
     """See the module's text for shapes. `provenance` says from what and how it was made; `adapter` is what its descriptors were made with beside the
-    extractor."""
+    extractor; without `templates` the object is only found about as it stands in its views."""
 
     name: str
     extractor: str
@@ -65,6 +70,7 @@ class ObjectDatabase:
     bounds: torch.Tensor
     provenance: Mapping[str, Any] = field(default_factory=dict)
     adapter: Adapter | None = None
+    templates: Templates | None = None
 
     def __post_init__(self) -> None:
         checked_object_name(self.name)
@@ -108,9 +114,12 @@ class ObjectDatabase:
         path.parent.mkdir(parents=True, exist_ok=True)
         adapter = {} if self.adapter is None else _adapter_record(write_adapter(adapter_path(path), self.adapter))
         tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
+        if self.templates is not None:
+            tensors |= {_TEMPLATE_PREFIX + item.name: getattr(self.templates, item.name).contiguous() for item in fields(Templates)}
+        version = VERSION_WITH_TEMPLATES if self.templates is not None else VERSION_WITH_ADAPTER if adapter else VERSION
         metadata = {
             "format": FORMAT,
-            "version": str(VERSION_WITH_ADAPTER if adapter else VERSION),
+            "version": str(version),
             "name": self.name,
             "extractor": self.extractor,
             "sha256": _digest(tensors),
@@ -136,18 +145,23 @@ class ObjectDatabase:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
                     raise InputError(f"{path}: a safetensors file, but no object database (format {metadata.get('format')!r})")
-                if metadata.get("version") not in (str(VERSION), str(VERSION_WITH_ADAPTER)):
+                if metadata.get("version") not in {str(version) for version in (VERSION, VERSION_WITH_ADAPTER, VERSION_WITH_TEMPLATES)}:
                     raise InputError(
-                        f"{path}: made by format version {metadata.get('version')}; this release reads {VERSION} and {VERSION_WITH_ADAPTER}: "
+                        f"{path}: made by format version {metadata.get('version')}; this release reads {VERSION} to {VERSION_WITH_TEMPLATES}: "
                         "onboard the object again"
                     )
                 tensors = {name: file.get_tensor(name) for name in _TENSORS}
+                if metadata["version"] == str(VERSION_WITH_TEMPLATES):
+                    tensors |= {name: file.get_tensor(name) for name in (_TEMPLATE_PREFIX + item.name for item in fields(Templates))}
         except (SafetensorError, OSError) as error:
             raise InputError(f"object database {path}: cannot be read ({error}); it is damaged or not a safetensors file") from error
         if verify and _digest(tensors) != metadata["sha256"]:
             raise InputError(f"object database {path}: content does not match its recorded hash; the file is damaged: onboard the object again")
         adapter = _read_recorded_adapter(path, metadata)
-        return cls(name=metadata["name"], extractor=metadata["extractor"], provenance=json.loads(metadata["provenance"]), adapter=adapter, **tensors)
+        names = {item.name: _TEMPLATE_PREFIX + item.name for item in fields(Templates) if _TEMPLATE_PREFIX + item.name in tensors}
+        templates = Templates(**{name: tensors.pop(stored) for name, stored in names.items()}) if names else None
+        provenance = json.loads(metadata["provenance"])
+        return cls(name=metadata["name"], extractor=metadata["extractor"], provenance=provenance, adapter=adapter, templates=templates, **tensors)
 
 
 def adapter_path(database: Path) -> Path:
@@ -161,7 +175,7 @@ def _adapter_record(path: Path) -> dict[str, str]:
 
 def _read_recorded_adapter(database: Path, metadata: Mapping[str, str]) -> Adapter | None:
     """The adapter that a database names, refused unless it is the very file that the database was made with."""
-    if metadata["version"] == str(VERSION):
+    if "adapter" not in metadata:
         return None
     path = database.parent / Path(metadata["adapter"]).name
     if not path.is_file():

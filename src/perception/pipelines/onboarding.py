@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from perception.core.config import Checked, Range, to_mapping
 from perception.core.errors import ConfigError, InputError
-from perception.core.types import ReferenceView
+from perception.core.types import FeatureMap, Frame, ReferenceView
 from perception.geometry import se3
 from perception.models.adapter import Adapter, MapAdapter
 from perception.ops.farthest_point import farthest_point_indices
@@ -25,6 +25,7 @@ from perception.pipelines.object_database import ObjectDatabase
 from perception.pipelines.surface_samples import SurfaceSamples, lift_view
 from perception.pipelines.template_selection import build_vocabulary
 from perception.pipelines.triangulated_tracks import TrackingConfig, TrackViews
+from perception.pipelines.view_templates import Templates, joined, templates_of
 
 _CONTINUOUS_STEPS = 72
 
@@ -41,6 +42,9 @@ class OnboardingConfig(Checked):
     """Pixels next to a depth jump larger than this share of their depth are left out: their descriptor belongs to two surfaces."""
     num_words: Annotated[int, Range(2, 65_536)] = 512
     """Size of the vocabulary that picks the views to match."""
+    num_rolls: Annotated[int, Range(0, 72)] = 12
+    """Turns about the optical axis at which views with a mask are also kept as templates, so that the object is found at any roll and size; 0: none
+    (an upright camera and objects that stand, or a whole scene as object)."""
     symmetry_axis: tuple[float, ...] = ()
     """Axis x y z through the object's origin about which the object looks the same; empty: no symmetry."""
     symmetry_order: Annotated[int, Range(0, 360)] = 0
@@ -71,14 +75,21 @@ def build_database(
     poses: list[NDArray[np.float64]] = []
     tracks = TrackViews(config.tracking)
     applied = None if adapter is None else MapAdapter(adapter, features.dim, f"adapter of object {name!r}")
+    templates: list[Templates] = []
+
+    def extract(frame: Frame) -> FeatureMap:
+        found = features.step(frame)
+        return (found if applied is None else applied.apply(found, features.name)).on_cpu()
+
     for done, view in enumerate(views, 1):
-        feature_map = features.step(view.frame)
-        feature_map = (feature_map if applied is None else applied.apply(feature_map, features.name)).on_cpu()
+        feature_map = extract(view.frame)
         if view.frame.depth_m is not None:
             samples.append(lift_view(view, feature_map, config.stride_px, config.max_relative_depth_step))
             poses.append(view.camera_from_object)
         else:
             tracks.add(view, feature_map)
+        made = templates_of(view, config.num_rolls, extract) if config.num_rolls and view.frame.mask is not None else None
+        templates += [made] if made is not None else []
         if progress:
             progress(done, total)
     num_skipped = tracks.num_views if samples else 0
@@ -86,7 +97,7 @@ def build_database(
         samples = [SurfaceSamples(*track) for track in tracks.triangulate()]
         poses = tracks.poses
     provenance = {"source": source, "views_without_depth_left_out": num_skipped, **(notes or {})}
-    return replace(_assemble(name, samples, poses, features.name, config, provenance), adapter=adapter)
+    return replace(_assemble(name, samples, poses, features.name, config, provenance), adapter=adapter, templates=joined(templates))
 
 
 def _assemble(name: str, samples: list[SurfaceSamples], poses: list, extractor: str, config: OnboardingConfig, provenance: dict) -> ObjectDatabase:

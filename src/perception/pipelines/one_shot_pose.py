@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -26,12 +26,42 @@ from perception.ops.matching import MatcherConfig
 from perception.ops.sampling import first_pixel, sample_map, stratified_grid
 from perception.pipelines.dense_features import DenseFeatures, DenseFeaturesConfig
 from perception.pipelines.object_database import ObjectDatabase
-from perception.pipelines.pose_search import FoundPose, GuidedConfig, Query, evenly_thinned, exhaustive, guided
+from perception.pipelines.pose_search import FoundPose, Guess, GuidedConfig, Query, evenly_thinned, exhaustive, guided
 from perception.pipelines.shared import shared_features
-from perception.pipelines.template_selection import rank_views
+from perception.pipelines.template_selection import nearest_views, rank_views
 from perception.pipelines.temporal_prior import TemporalPrior
+from perception.pipelines.view_templates import Templates, find_templates, pyramid
+from perception.pipelines.zoomed_search import closer_look, in_whole_frame, is_like_its_views, opposite_tilt
 
 _SELECTION_DESCRIPTORS = 2_000
+_VIEWS_OF_A_GUESS = 4
+_DESCRIPTORS_OF_A_GUESS = 3_000
+_FINER_MAY_LOSE = 0.1
+"""A second look, from where the first one ended, is more exact even where it scores a little less."""
+_GUESS_ERROR = 0.15
+"""How far points may be from where a guess puts them, as a share of the picture that shows the object closer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnyRollConfig(Checked):
+    """Search for an object at any roll and size, for databases with templates (OnboardingConfig.num_rolls)."""
+
+    enabled: bool = True
+    """Search so when an object is not found as it stands in its views. Switch it off for an upright camera and standing objects: a frame without the
+    object then costs less."""
+    sure_score: Annotated[float, Range(0.0, 1.0)] = 0.5
+    """An upright pose or a guess with this score ends the search; of lower ones the best is taken."""
+    num_scales: Annotated[int, Range(1, 12)] = 5
+    """Scales of the frame, each smaller by the root of two."""
+    largest_scale: Annotated[float, Range(0.25, 4.0)] = 1.0
+    """The first of them. At 1 the smallest object that is looked for measures about 60 px and with 5 scales the largest about 350 px; 1.4 finds
+    objects of 45 px in twice the time."""
+    num_guesses: Annotated[int, Range(1, 100)] = 12
+    """Places, views and rolls that are looked at closer."""
+    max_turn_deg: Annotated[float, Range(0.0, 180.0, "deg")] = 20.0
+    """An object that is followed is looked at closer when it is turned by more from the nearest view..."""
+    max_scale: Annotated[float, Range(1.0, 100.0)] = 1.7
+    """... or is larger or smaller by more than this factor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +86,8 @@ class OneShotPoseConfig(Checked):
     """Search exhaustively when the coarse search finds no pose; finds smaller objects, costs more in frames without the object."""
     guided: GuidedConfig = GuidedConfig()
     """Search near a first pose."""
+    any_roll: AnyRollConfig = AnyRollConfig()
+    """Search at any roll and size."""
     max_templates: Annotated[int, Range(1, 1000)] = 8
     """Views of one object that are matched in one frame."""
     max_templates_per_frame: Annotated[int, Range(1, 10_000)] = 32
@@ -125,12 +157,22 @@ class OneShotPose:
         with self._lock:
             objects = dict(self._objects)
         feature_map = self.features.step(frame)
+        frame = self._within_region(frame)
         num_views = max(1, min(self.config.max_templates, self.config.max_templates_per_frame // max(len(objects), 1)))
         queries = self._queries(frame, feature_map, objects.values())
         found = [self._find(database, frame, query, num_views) for database, query in zip(objects.values(), queries, strict=True)]
         estimates = tuple(item for item in found if isinstance(item, PoseEstimate))
         misses = tuple(item for item in found if isinstance(item, NoPose))
         return PoseResult(frame.time_ns, frame.frame_id, estimates, misses, feature_map)
+
+    def _within_region(self, frame: Frame) -> Frame:
+        """The frame with the region as part of its mask."""
+        if not self.config.region_px:
+            return frame
+        x0, y0, x1, y1 = self.config.region_px
+        inside = np.zeros(frame.image.shape[:2], bool)
+        inside[max(0, int(y0)) : int(y1) + 1, max(0, int(x0)) : int(x1) + 1] = True
+        return replace(frame, mask=inside if frame.mask is None else frame.mask & inside)
 
     def _queries(self, frame: Frame, feature_map: FeatureMap, objects: Iterable[ObjectDatabase]) -> Iterator[Query]:
         """For each object its own; objects without adapter share one."""
@@ -146,11 +188,6 @@ class OneShotPose:
         assert frame.camera is not None
         height, width = frame.image.shape[:2]
         mask = frame.mask
-        if self.config.region_px:
-            x0, y0, x1, y1 = self.config.region_px
-            inside = np.zeros((height, width), bool)
-            inside[max(0, int(y0)) : int(y1) + 1, max(0, int(x0)) : int(x1) + 1] = True
-            mask = inside if mask is None else mask & inside
         stride = self.config.query_stride_px
         points_px = torch.from_numpy(stratified_grid(height, width, stride, mask, first_pixel(feature_map.grid, stride)))
         descriptors = sample_map(feature_map.descriptors, points_px, feature_map.grid)
@@ -168,9 +205,11 @@ class OneShotPose:
         result: FoundPose | NoPose | None = None
         coarse = query.thinned(self.config.coarse_factor, self.config.query_stride_px)
         if predicted is not None:
-            result = self._guided(database, coarse, predicted, num_views, self.config.guided.prior_radius_px)
+            result = self._followed(database, frame, coarse, predicted, num_views)
         if result is None or not self._is_good(result):
             result = self._search(database, query, coarse, num_views)
+            if self.config.any_roll.enabled and database.templates is not None and _score(result) < self.config.any_roll.sure_score:
+                result = self._any_roll(database, database.templates, frame, result, num_views)
         if isinstance(result, NoPose):
             return result
         if not self._is_good(result):
@@ -180,6 +219,52 @@ class OneShotPose:
             if database.name in self._objects:
                 self._priors.setdefault((database.name, frame.source), TemporalPrior()).update(frame.time_ns, estimate.camera_from_object)
         return estimate
+
+    def _followed(self, database: ObjectDatabase, frame: Frame, coarse: Query, predicted: NDArray[np.float64], num_views: int) -> FoundPose | NoPose:
+        """Near where the object was, in the frame itself or closer where it does not look as in its views."""
+        config = self.config.any_roll
+        assert frame.camera is not None
+        if not config.enabled or is_like_its_views(database, predicted, frame.camera, np.radians(config.max_turn_deg), config.max_scale):
+            return self._guided(database, coarse, predicted, num_views, self.config.guided.prior_radius_px)
+        return self._closer(database, frame, predicted, num_views, is_followed=True)
+
+    def _any_roll(
+        self, database: ObjectDatabase, templates: Templates, frame: Frame, upright: FoundPose | NoPose, num_views: int
+    ) -> FoundPose | NoPose:
+        """Where templates stand out of the frame, looked at closer one after another."""
+        assert frame.camera is not None
+        config, best = self.config.any_roll, upright
+        maps = pyramid(frame, lambda scaled: database.adapted(self.features.step(scaled)), config.num_scales, config.largest_scale)
+        for guess in find_templates(templates, maps, frame.camera, config.num_guesses, frame.mask):
+            found = self._closer(database, frame, guess.camera_from_object, num_views)
+            best = found if _score(found) > _score(best) else best
+            if _score(best) >= config.sure_score:
+                break
+        if best is upright or not isinstance(best, FoundPose):
+            return best
+        starts = best.solution.camera_from_object, opposite_tilt(best)
+        finer = max((self._closer(database, frame, start, num_views, is_followed=True) for start in starts), key=_score)
+        return finer if _score(finer) >= _score(best) - _FINER_MAY_LOSE else best
+
+    def _closer(
+        self, database: ObjectDatabase, frame: Frame, guess: NDArray[np.float64], num_views: int, is_followed: bool = False
+    ) -> FoundPose | NoPose:
+        """Search in a picture that shows the guessed object as its nearest view does."""
+        zoomed = closer_look(database, frame, guess)
+        if zoomed is None:
+            return NoPose(database.name, "the expected place lies outside of the image")
+        query = self._sample(zoomed.frame, database.adapted(self.features.step(zoomed.frame)).on_cpu())
+        if len(query.points_px) == 0:
+            return NoPose(database.name, "nothing to match at the expected place")
+        in_zoomed = zoomed.zoomed_from_camera @ guess
+        coarse = query.thinned(self.config.coarse_factor, self.config.query_stride_px)
+        if is_followed:
+            found = self._guided(database, coarse, in_zoomed, num_views, self.config.guided.prior_radius_px)
+        else:
+            rows = database.rows_of(nearest_views(database, torch.from_numpy(in_zoomed), _VIEWS_OF_A_GUESS))
+            near = Guess(in_zoomed, _GUESS_ERROR * zoomed.frame.image.shape[0])
+            found = self._refined(database, coarse, evenly_thinned(rows, _DESCRIPTORS_OF_A_GUESS), coarse, num_views, near)
+        return in_whole_frame(found, zoomed) if isinstance(found, FoundPose) else found
 
     def _search(self, database: ObjectDatabase, query: Query, coarse: Query, num_views: int) -> FoundPose | NoPose:
         """Pick views, then coarse to fine, then (or only, if so configured) exhaustively."""
@@ -193,9 +278,13 @@ class OneShotPose:
             result = self._refined(database, query, rows, coarse, num_views)
         return result
 
-    def _refined(self, database: ObjectDatabase, query: Query, rows: torch.Tensor, coarse: Query, num_views: int) -> FoundPose | NoPose:
+    def _refined(
+        self, database: ObjectDatabase, query: Query, rows: torch.Tensor, coarse: Query, num_views: int, guess: Guess | None = None
+    ) -> FoundPose | NoPose:
         """A first pose from all matches, then a finer one from the matches near it."""
-        first = exhaustive(database, query, rows, self.config.matcher, self.config.solver)
+        # Of few descriptors the exact product is cheaper than comparing again what bfloat16 cannot tell apart.
+        matcher = self.config.matcher if guess is None else replace(self.config.matcher, precision="float32")
+        first = exhaustive(database, query, rows, matcher, self.config.solver, guess)
         if isinstance(first, NoPose):
             return first
         finer = self._guided(database, coarse, first.solution.camera_from_object, num_views, self.config.guided.radius_px)
@@ -219,6 +308,10 @@ class OneShotPose:
         num_matches, num_inliers = len(found.points_px), int(found.solution.inliers.sum())
         reason = f"score {found.score:.2f} is below {self.config.min_score:.2f} ({num_inliers} of {num_matches} matches agree)"
         return NoPose(database.name, reason, num_matches, num_inliers, found.score)
+
+
+def _score(result: FoundPose | NoPose) -> float:
+    return result.score if isinstance(result, FoundPose) else -1.0
 
 
 def _allowed_cells(feature_map: FeatureMap, mask: NDArray[np.bool_]) -> torch.Tensor:

@@ -75,8 +75,21 @@ class FoundPose:
     score: float
 
 
-def exhaustive(database: ObjectDatabase, query: Query, rows: torch.Tensor, matcher: MatcherConfig, solver: SolverConfig) -> FoundPose | NoPose:
-    """Match all pixels of the query with the descriptors in `rows` of the database, move the matches to their peaks and solve for the pose."""
+@dataclass(frozen=True, eq=False)
+class Guess:
+    """camera_from_object (4, 4), and how far from where it puts them points of the object may be seen."""
+
+    camera_from_object: NDArray[np.float64]
+    radius_px: float
+
+
+def exhaustive(
+    database: ObjectDatabase, query: Query, rows: torch.Tensor, matcher: MatcherConfig, solver: SolverConfig, guess: Guess | None = None
+) -> FoundPose | NoPose:
+    """Match all pixels of the query with the descriptors in `rows` of the database, move the matches to their peaks and solve for the pose.
+
+    With a guess only from matches that agree with it roughly, which makes short work of wrong guesses.
+    """
     reference = database.descriptors[rows]
     matches = match_descriptors(query.descriptors, reference, matcher)
     if len(matches) < solver.min_inliers:
@@ -85,7 +98,12 @@ def exhaustive(database: ObjectDatabase, query: Query, rows: torch.Tensor, match
     points_px = refine_to_subcell(
         features.descriptors, features.grid, query.points_px[matches.query_index], reference[matches.reference_index].float()
     )
-    return _solved(database, query, points_px, rows[matches.reference_index], solver)
+    matched = rows[matches.reference_index]
+    if guess is not None:
+        expected_px, _ = _expected(database, matched, guess.camera_from_object, query)
+        near = (expected_px - points_px).norm(dim=1) <= guess.radius_px
+        points_px, matched = points_px[near], matched[near]
+    return _solved(database, query, points_px, matched, solver)
 
 
 def guided(
