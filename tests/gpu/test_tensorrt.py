@@ -1,4 +1,4 @@
-"""Engines run on a GPU: equal to torch, no memory taken for a frame, several contexts on one engine. Each library is tested where it and its GPU are."""
+"""Engines run on a GPU: equal to torch, no memory taken for a frame, several contexts on one engine. Each library where it and its GPU are."""
 
 from __future__ import annotations
 

@@ -42,10 +42,10 @@ def rtx_targets(precision: str) -> tuple[str, ...]:
     return (present,)
 
 
-def build_engine(library: TensorRtLibrary, graph: Path, target: Path, max_batch: int, targets: tuple[str, ...] = ()) -> None:
+def build_engine(library: TensorRtLibrary, graph: Path, target: Path, max_batch: int, targets: tuple[str, ...] = (), exact: bool = False) -> None:
     """Build the graph of one image input, whose batch is 1 or free up to `max_batch`, and write the serialised engine.
 
-    targets: of TensorRT-RTX; TensorRT builds for the GPU in use. Raises WeightsError that names the node that the parser refuses and the way out, or
+    targets: of TensorRT-RTX; TensorRT builds for the GPU in use · exact: float32 products are not rounded to TF32 (10 bits). Raises WeightsError that names the node that the parser refuses and the way out, or
     quotes the builder.
     """
     trt = library.trt
@@ -58,6 +58,8 @@ def build_engine(library: TensorRtLibrary, graph: Path, target: Path, max_batch:
     if not parser.parse_from_file(str(graph)):
         raise WeightsError(f"{graph}: {library.name} {library.version} refuses it: {_parser_errors(parser)}")
     config = builder.create_builder_config()
+    if exact:
+        config.clear_flag(trt.BuilderFlag.TF32)
     _set_profile(builder, network, config, max_batch)
     if library.is_rtx:
         config.num_compute_capabilities = len(targets)

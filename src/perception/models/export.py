@@ -193,13 +193,13 @@ class _Export:
 
         self.say("engine")
         library = load_library(self.settings.backend)
-        graph, engine = folder / GRAPH, folder / ENGINE
+        graph, engine, exact = folder / GRAPH, folder / ENGINE, self.settings.precision == "fp32"
         try:
-            build_engine(library, graph, engine, self.settings.max_batch, record.targets)
+            build_engine(library, graph, engine, self.settings.max_batch, record.targets, exact)
         except AttentionKernelError:
             # Not every width and number type has a kernel for attention in one piece.
             self._graph(graph, SPLIT_ATTENTION_OPSET)
-            build_engine(library, graph, engine, self.settings.max_batch, record.targets)
+            build_engine(library, graph, engine, self.settings.max_batch, record.targets, exact)
 
     def _checked(self, folder: Path, record: EngineRecord) -> tuple[Accuracy, float]:
         """The accuracy and the median time of one image in ms (0 where nothing was run). Raises WeightsError beyond the stated bounds."""
