@@ -78,7 +78,7 @@ def check_tensorrt() -> Finding:
 
     versions = library_versions()
     found = [f"{name} {versions[name]}" for name in ("tensorrt", "tensorrt_rtx") if name in versions]
-    if not found and importlib.util.find_spec("tensorrt") is not None:
+    if not found and _is_importable("tensorrt"):
         found = ["tensorrt of the system"]
     target = _compute_target()
     if found:
@@ -112,7 +112,7 @@ def check_onnxruntime() -> Finding:
 
 def check_export() -> Finding:
     """What `perception export` and every backend but torch write graphs with; onnxslim only makes them smaller."""
-    absent = [name for name in EXPORT_PACKAGES if importlib.util.find_spec(name) is None]
+    absent = [name for name in EXPORT_PACKAGES if not _is_importable(name)]
     if not absent:
         return Finding("export", "ok", ", ".join(EXPORT_PACKAGES))
     without = "graphs are not simplified" if absent == ["onnxslim"] else "networks run on torch only"
@@ -151,6 +151,10 @@ def check_measurements() -> Finding:
     if choices:
         return Finding("backend: auto", "ok", "; ".join(choices))
     return Finding("backend: auto", "note", "nothing measured with these library versions: torch runs every network", "perception bench nano")
+
+
+def _is_importable(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
 
 
 def driver_version() -> str:

@@ -227,9 +227,9 @@ def _status_mib(entry: str) -> float:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, PerceptionError):
+        return str(error)
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
         return "does not fit into memory; take a smaller --image-size or --batch"
-    if not isinstance(error, PerceptionError):
-        return f"cannot run it ({text[:200]})"
-    return text[:300]
+    return f"cannot run it ({text[:200]})"
