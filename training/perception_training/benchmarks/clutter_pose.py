@@ -42,6 +42,7 @@ from perception_training.benchmarks.sift_keypoints import SiftKeypoints
 
 ALL = "all objects"
 _OCCLUSION_EDGES = (0.0, 0.15, 0.30, 1.0)
+_SIZE_EDGES_PX = (60.0, 100.0, 150.0, 200.0, 300.0)
 _ADD_SHARE = 0.1
 _ADD_POINTS = 2_000
 _PICTURE_WIDTH = 320
@@ -166,6 +167,7 @@ class _Judged:
     name: str
     method: str
     occlusion: float
+    size_px: float
     rotation_deg: float
     translation_cm: float
     is_near: bool
@@ -173,7 +175,7 @@ class _Judged:
 
 
 def score(records: Mapping[str, Record]) -> BenchmarkScore:
-    """A row for each method and object, and for each method over all, with recall at 5cm-5deg by how much is hidden."""
+    """A row for each method and object, and for each method over all, with recall at 5cm-5deg by how much is hidden and by size."""
     judged = [item for name, record in records.items() for item in _judged(name, record)]
     methods = list(dict.fromkeys(item.method for item in judged))
     rows: list[dict[str, str | int | float]] = []
@@ -198,18 +200,25 @@ def _judged(name: str, record: Record) -> Iterator[_Judged]:
             pose = None if found["pose"] is None else np.array(found["pose"], np.float64)
             rotation_deg, translation_cm = pose_error(pose, truth, list(symmetries[1:]))
             is_near = found["add_m"] is not None and found["add_m"] < record["add_threshold_m"]
-            yield _Judged(name, method, query["occlusion"], rotation_deg, translation_cm, is_near, found["step_s"])
+            yield _Judged(name, method, query["occlusion"], query["size_px"], rotation_deg, translation_cm, is_near, found["step_s"])
 
 
 def _row(method: str, name: str, judged: Sequence[_Judged]) -> dict[str, str | int | float]:
     rotation_deg, translation_cm = (np.array([getattr(item, key) for item in judged]) for key in ("rotation_deg", "translation_cm"))
     recall = pose_recall(rotation_deg, translation_cm)
-    hidden = np.array([item.occlusion for item in judged])
+    hidden, size_px = (np.array([getattr(item, key) for item in judged]) for key in ("occlusion", "size_px"))
+
+    def share(chosen: NDArray[np.bool_]) -> float:
+        return float(pose_recall(rotation_deg[chosen], translation_cm[chosen])[-1]) if chosen.any() else math.nan
+
     bins: dict[str, float] = {}
     for low, high in itertools.pairwise(_OCCLUSION_EDGES):
         chosen = (hidden >= low) & (hidden < high)
-        share = float(pose_recall(rotation_deg[chosen], translation_cm[chosen])[-1]) if chosen.any() else math.nan
-        bins[f"recall hidden {low:.0%}-{high:.0%}" if high < 1 else f"recall hidden {low:.0%}+"] = share
+        bins[f"recall hidden {low:.0%}-{high:.0%}" if high < 1 else f"recall hidden {low:.0%}+"] = share(chosen)
+    for low, high in itertools.pairwise(_SIZE_EDGES_PX):
+        # A drawn size may end a pixel beside the range, so the outermost bins are open.
+        above, below = low == _SIZE_EDGES_PX[0], high == _SIZE_EDGES_PX[-1]
+        bins[f"recall {low:.0f}-{high:.0f} px"] = share(((size_px >= low) | above) & ((size_px < high) | below))
     return {
         "method": method,
         "object": name,
