@@ -192,9 +192,10 @@ def test_not_a_number_is_never_in_agreement() -> None:
     assert not worst.mean_cosine >= 0.0
 
 
-def test_int8_for_tensorrt_has_no_zero_points_and_no_int8_biases(rtx: None, tmp_path: Path) -> None:
-    extractor = extractor_of("tiny_nano", tmp_path)
-    settings = ExportSettings("tensorrt_rtx", "int8", size_of(extractor))
+@pytest.mark.parametrize("name", ["tiny_nano", "tiny_dinov2"])
+def test_int8_for_tensorrt_has_no_zero_points_and_no_int8_biases(name: str, rtx: None, tmp_path: Path) -> None:
+    extractor = extractor_of(name, tmp_path)
+    settings = ExportSettings("tensorrt_rtx", "int8", size_of(extractor), max_batch=2)
     record, _ = export_network(extractor, settings, some_images, tmp_path / "out")
     graph = onnx.load(tmp_path / "out" / GRAPH).graph
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}

@@ -45,8 +45,8 @@ def rtx_targets(precision: str) -> tuple[str, ...]:
 def build_engine(library: TensorRtLibrary, graph: Path, target: Path, max_batch: int, targets: tuple[str, ...] = (), exact: bool = False) -> None:
     """Build the graph of one image input, whose batch is 1 or free up to `max_batch`, and write the serialised engine.
 
-    targets: of TensorRT-RTX; TensorRT builds for the GPU in use · exact: float32 products are not rounded to TF32 (10 bits). Raises WeightsError that names the node that the parser refuses and the way out, or
-    quotes the builder.
+    targets: of TensorRT-RTX; TensorRT builds for the GPU in use · exact: float32 products are not rounded to TF32 (10 bits).
+    Raises WeightsError that names the node that the parser refuses and the way out, or quotes the builder.
     """
     trt = library.trt
     if not library.is_rtx and not compute_target():
