@@ -64,7 +64,10 @@ def processor() -> tuple[str, tuple[str, ...]]:
     """Name of the processor, and those of its instruction sets that decide how fast networks run."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.is_file() else []
-    entries = dict(reversed([tuple(part.strip() for part in line.split(":", 1)) for line in lines if ":" in line]))  # the first core's
+    entries: dict[str, str] = {}
+    for line in lines:
+        title, _, value = line.partition(":")
+        entries.setdefault(title.strip(), value.strip())  # the first core's
     flags = set(entries.get("flags", entries.get("Features", "")).split())
     return entries.get("model name", platform.machine()), tuple(flag for flag in VECTOR_FLAGS if flag in flags)
 
@@ -109,13 +112,13 @@ class Peaks:
         """A few matrix products of each type, and copies."""
         for _ in range(_SAMPLES):
             for dtype, (a, b) in self._factors.items():
-                self._seconds.setdefault(dtype, []).append(self._timed(lambda a=a, b=b: a @ b))
-            self._seconds.setdefault("copy", []).append(self._timed(lambda: self._target.copy_(self._source)))
+                self._seconds.setdefault(dtype, []).append(self._timed(torch.matmul, a, b))
+            self._seconds.setdefault("copy", []).append(self._timed(self._target.copy_, self._source))
 
-    def _timed(self, operation: Callable[[], object]) -> float:
+    def _timed(self, operation: Callable[..., object], *arguments: torch.Tensor) -> float:
         self._wait()
         watch = Stopwatch()
-        operation()
+        operation(*arguments)
         self._wait()
         return watch.lap()
 

@@ -30,7 +30,7 @@ class TorchBackend:
         self._layout = torch.contiguous_format if options.dtype == torch.float32 else torch.channels_last
         module = graph.eval().to(options.device, options.dtype)
         if options.dtype != torch.float32:
-            module = module.to(memory_format=torch.channels_last)
+            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         self._run: Callable[..., Any] | None = self._prepared(module)
 
     def _prepared(self, module: nn.Module) -> Callable[..., Any]:
