@@ -30,6 +30,12 @@ def _runtime() -> Any:
     return onnxruntime
 
 
+def providers() -> list[str]:
+    """What this onnxruntime computes on, such as CPUExecutionProvider and CUDAExecutionProvider."""
+    found: list[str] = _runtime().get_available_providers()
+    return found
+
+
 class OnnxRuntimeBackend:
     """Runs an ONNX file on the CPU, or on a CUDA device where onnxruntime has that provider."""
 

@@ -72,9 +72,9 @@ def why_not(backend: str, device: torch.device) -> str:
     if backend == "openvino" and device.type != "cpu":
         return "runs on the CPU only"
     if backend == "onnxruntime" and device.type == "cuda":
-        import onnxruntime
+        from perception.backends.onnxruntime_backend import providers
 
-        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        if "CUDAExecutionProvider" not in providers():
             return "this onnxruntime has no CUDA; pip install onnxruntime-gpu"
     if backend == "torch_compiled" and device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
         return "needs a C++ compiler; apt install g++"
