@@ -48,3 +48,17 @@ def test_frozen_parameters_are_left_out_and_other_names_are_an_error():
     assert set(mean.tensors()) == {"1.weight", "1.bias"}
     with pytest.raises(WeightsError, match=r"differ: 0\.weight"):
         mean.load({**mean.tensors(), "0.weight": torch.zeros(2, 2)}, "here")
+
+
+def test_statistics_of_batch_norms_are_averaged_with_the_weights():
+    """Stored with the checkpoint and taken with it; counters and buffers that are not stored are left alone."""
+    module = nn.BatchNorm1d(1)
+    module.register_buffer("table", torch.zeros(1), persistent=False)
+    mean = RunningMean(module, 0.9, False)
+    for step, value in enumerate((1.0, 2.0)):
+        module.running_mean.fill_(value)
+        mean.update(step)
+    assert set(mean.tensors()) == {"weight", "bias", "running_mean", "running_var"}
+    with mean.in_place():
+        assert module.running_mean.item() == pytest.approx(0.9 * 0.1 * 1.0 + 0.1 * 2.0)
+    assert module.running_mean.item() == 2.0
