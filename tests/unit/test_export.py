@@ -20,6 +20,9 @@ from perception.cli.export import Arguments, check_images, run
 from perception.cli.main import main
 from perception.core.errors import ConfigError, MissingDependencyError, WeightsError
 from perception.models.alike import CHANNELS, AlikeNetwork
+from perception.models.cotracker3.config import CoTracker3Config
+from perception.models.cotracker3.encoder import Encoder
+from perception.models.cotracker3.update_transformer import UpdateTransformer
 from perception.models.export import CheckImages, ExportSettings, export_folder, export_network
 from perception.models.extractor import ExtractorConfig
 from perception.models.network_extractor import NetworkExtractor
@@ -289,3 +292,21 @@ def test_images_are_spread_over_the_source() -> None:
     found = check_images(Arguments("tiny_nano", "onnx", (48, 64), images=str(KITCHEN), num_images=3))
     assert len(found.images) == 3
     assert not np.array_equal(found.images[0], found.images[1])
+
+
+@pytest.mark.parametrize("part", ["encoder", "transformer"])
+def test_the_networks_of_the_tracker_are_accepted(part: str, rtx: None, tmp_path: Path) -> None:
+    """Encoder and transformer of CoTracker3 each become an engine; the gathering of patches between them is no part of a graph and stays in torch."""
+    sizes = CoTracker3Config(feature_dim=16, hidden_dim=48, num_heads=4, num_virtual_tracks=8, time_depth=2, space_depth=2)
+    torch.manual_seed(0)
+    if part == "encoder":
+        module, example = Encoder(sizes.feature_dim).eval(), torch.rand(1, 3, 64, 96) * 2 - 1
+    else:
+        module, example = UpdateTransformer(sizes).eval(), torch.randn(1, 20, 8, sizes.token_dim)
+    with torch.inference_mode():
+        expected = module(example)
+    path = tmp_path / "part.onnx"
+    write_graph(TypedNetwork(module, torch.float16), example, path)
+    found = open_backend("onnxruntime", path, BackendOptions(num_threads=1)).run({"image": example})["tokens"]
+    assert compare(found, expected).mean_cosine > 0.9995
+    build_engine(load_library("tensorrt_rtx"), path, tmp_path / "part.engine", 1, rtx_targets("fp16"))
