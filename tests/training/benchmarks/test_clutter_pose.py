@@ -29,7 +29,11 @@ from perception_training.benchmarks.sift_keypoints import SiftKeypoints
 CLUTTER = ClutterConfig(num_queries=2, size_px=(60.0, 80.0), num_others=1, width=160, height=120, focal_px=150.0, max_noise=2.0, min_jpeg_quality=90)
 REFERENCE = ReferenceConfig(num_viewpoints=12, render_size_px=96, render_focal_px=105.0, render_supersampling=1)
 CONFIG = ClutterPoseConfig(
-    objects=("carton",), clutter=CLUTTER, num_pictures=1, reference=REFERENCE, database=OnboardingConfig(num_words=32, max_descriptors=4_000)
+    objects=("carton",),
+    clutter=CLUTTER,
+    num_pictures=1,
+    reference=REFERENCE,
+    database=OnboardingConfig(num_words=32, max_descriptors=4_000, num_rolls=0),
 )
 
 

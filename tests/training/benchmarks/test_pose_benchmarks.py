@@ -56,7 +56,9 @@ def onepose(tmp_path):
 
 
 def onepose_config(pose: OneShotPoseConfig) -> OnePoseConfig:
-    return OnePoseConfig(reference_step=1, query_step=1, pose=pose, database=OnboardingConfig(num_words=32, tracking=TrackingConfig(stride_px=4)))
+    return OnePoseConfig(
+        reference_step=1, query_step=1, pose=pose, database=OnboardingConfig(num_words=32, num_rolls=0, tracking=TrackingConfig(stride_px=4))
+    )
 
 
 def test_perfect_features_find_the_object_of_onepose(onepose, tmp_path):
@@ -116,7 +118,10 @@ def bop_oracle(dataset) -> OracleFeatures:
 
 def bop_config(**values) -> BopPoseConfig:
     return BopPoseConfig(
-        reference=REFERENCE, database=OnboardingConfig(num_words=32), pose=OneShotPoseConfig(temporal_prior=False, min_score=0.0), **values
+        reference=REFERENCE,
+        database=OnboardingConfig(num_words=32, num_rolls=0),
+        pose=OneShotPoseConfig(temporal_prior=False, min_score=0.0),
+        **values,
     )
 
 
@@ -174,7 +179,7 @@ def frames(tmp_path):
 
 
 def scene_config() -> ScenePoseConfig:
-    return ScenePoseConfig(num_reference_frames=2, reference_step=1, database=OnboardingConfig(stride_px=8, num_words=32))
+    return ScenePoseConfig(num_reference_frames=2, reference_step=1, database=OnboardingConfig(stride_px=8, num_words=32, num_rolls=0))
 
 
 def test_perfect_features_find_the_camera_in_a_known_scene(frames, tmp_path):
