@@ -30,7 +30,7 @@ from perception.core.errors import ConfigError, PerceptionError, unknown_name
 from perception.models.benchmarking import Outcome, default_ways, measure
 from perception.models.export import CheckImages, ExportSettings, check_settings, export_folder, export_network
 from perception.models.extractor import BackendName, ExtractorConfig, resolve_device
-from perception.models.graph_backends import ENGINE_BACKENDS, ENGINE_PRECISIONS, GraphCase, graph_path, quantised_path
+from perception.models.graph_backends import ENGINE_BACKENDS, ENGINE_PRECISIONS, GraphCase, graph_path, int8_path
 from perception.models.measurements import MIN_COSINE, Measurement, fastest, read_measurements, store_measurements
 from perception.models.network_extractor import NetworkExtractor
 from perception.models.registry import create_extractor, network_names
@@ -57,6 +57,8 @@ class Arguments:
     """Images at once; each is measured by itself. `backend: auto` looks at 1."""
     backends: tuple[BackendName, ...] = ()
     """Only these (torch float32 always); none: all that are installed."""
+    images: str = ""
+    """Bag, video or folder of images to run on and to compare on; without it and --calibrate four rendered views of a table."""
     calibrate: str = ""
     """Bag, video or folder of images: makes an int8 graph for what the robot sees, measures it with the others, and compares on these images."""
     compile: bool = False
@@ -82,18 +84,18 @@ def run(arguments: Arguments) -> int:
     size = _image_size(arguments, extractor)
     steps = Steps()
     with steps.step("images") as step:
-        pictures = _pictures(arguments.calibrate, size)
-        step.result = f"{len(pictures)} from {arguments.calibrate}" if arguments.calibrate else f"{len(pictures)} rendered views of a table"
-    int8 = bool(arguments.calibrate)
-    if int8:
+        source = arguments.calibrate or arguments.images
+        pictures = _pictures(source, size)
+        step.result = f"{len(pictures)} from {source}" if source else f"{len(pictures)} rendered views of a table"
+    if arguments.calibrate:
         with steps.step("int8 calibration") as step:
             step.result = _calibrated(extractor, size, arguments.batch, pictures)
-    ways, left_out = _ways(arguments, device, int8)
+    ways, left_out = _ways(arguments, device, _has_int8(extractor, size, arguments.batch))
     with steps.step("measure") as step:
         cases = [GraphCase(backend, precision, *size, batch) for batch in arguments.batch for backend, precision in ways]
         refused = _build_engines(extractor, cases, pictures, step)
         # Held-out images of calibration only: every fourth was not calibrated on.
-        compared = pictures[3::4] if int8 and len(pictures) >= 4 else pictures
+        compared = pictures[3::4] if arguments.calibrate else pictures
         outcome = measure(
             _network(extractor), extractor.name, [case for case in cases if case not in refused],
             functools.partial(_batch, compared), device, arguments.repeats, step.describe,
@@ -181,9 +183,16 @@ def _calibrated(extractor: NetworkExtractor, size: tuple[int, int], batches: Ite
         case = GraphCase("openvino", "int8", *size, batch)
         graph = graph_path(network, extractor.name, case)
         inputs = [_batch(pictures[start:], case) for start in range(len(pictures))]
-        result = quantise(graph, inputs, quantised_path(graph))
+        result = quantise(graph, inputs, int8_path(network, extractor.name, case))
         said = said or f"{result.num_int8} of {result.num_products} products, cosine ≥ {result.min_cosine:.4f} on images it did not see"
     return said
+
+
+def _has_int8(extractor: NetworkExtractor, size: tuple[int, int], batches: Iterable[int]) -> bool:
+    """Whether there are int8 graphs of this network, from this run or an earlier one."""
+    network = _network(extractor)
+    network.prepare(*size)  # type: ignore[operator]
+    return all(int8_path(network, extractor.name, GraphCase("openvino", "int8", *size, batch)).is_file() for batch in batches)
 
 
 def _ways(arguments: Arguments, device: torch.device, int8: bool) -> tuple[list[tuple[str, str]], dict[str, str]]:

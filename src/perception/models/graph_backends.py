@@ -104,8 +104,9 @@ def _cached_path(network: nn.Module, name: str, case: GraphCase) -> Path:
     return cache_dir() / "graphs" / f"{export_key(network, name, _example(case))}.onnx"
 
 
-def quantised_path(graph: Path) -> Path:
-    """Where the int8 form of an exported graph lies."""
+def int8_path(network: nn.Module, name: str, case: GraphCase) -> Path:
+    """Where the int8 form of a case's graph lies, if it was ever calibrated. `network` as for `graph_path`."""
+    graph = _cached_path(network, name, case)
     return graph.with_name(f"{graph.stem}-int8.onnx")
 
 
@@ -151,7 +152,7 @@ def open_case(network: nn.Module, name: str, case: GraphCase, device: torch.devi
     if case.precision == "int8":
         from perception.backends.quantisation import read_quantised
 
-        path = quantised_path(_cached_path(network, name, case))
+        path = int8_path(network, name, case)
         read_quantised(path)
     else:
         path = graph_path(network, name, case)
