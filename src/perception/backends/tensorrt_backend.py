@@ -142,7 +142,8 @@ class _BatchBuffers:
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=self._stream):
+            # Other cameras' threads may go on allocating meanwhile.
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._enqueue(self._stream)
         except (RuntimeError, WeightsError) as error:
             _log.warning("this engine runs without a CUDA graph: %s", error)
