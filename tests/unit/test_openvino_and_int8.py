@@ -12,6 +12,7 @@ from perception.backends.backend import BackendOptions, open_backend
 from perception.backends.onnx_export import compare, write_graph
 from perception.backends.quantisation import MIN_IMAGES, quantise, read_quantised, record_path
 from perception.core.errors import ConfigError, InputError, WeightsError
+from perception.models.nano.gradient_layouts import GradientLayouts
 
 pytest.importorskip("openvino")
 
@@ -116,3 +117,22 @@ def test_a_changed_graph_is_not_loaded(graph: Path, tmp_path: Path) -> None:
     record_path(path).unlink()
     with pytest.raises(WeightsError, match="no such graph or record"):
         read_quantised(path)
+
+
+def test_faint_gradients_of_nano_survive_bfloat16(tmp_path: Path) -> None:
+    """OpenVINO rounds every value to 8 bits; grey values rounded so would hide a gradient of one level in bright places."""
+
+    class Energies(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layouts = GradientLayouts(bins=8, levels=1)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.layouts._energies(image)
+
+    module = Energies().eval()
+    ramp = torch.arange(32).repeat(1, 3, 32, 1).float()
+    image = ((200 + ramp + 0.3 * torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))) / 255).contiguous()
+    write_graph(module, image, tmp_path / "energies.onnx")
+    backend = open_backend("openvino", tmp_path / "energies.onnx", BackendOptions(dtype=torch.bfloat16))
+    assert compare(backend.run({"image": image})["tokens"], module(image)).min_cosine > 0.9995
