@@ -40,7 +40,7 @@ _CAMERA_SIZE = (480, 640)
 _VIT_SIDE_PX, _TINY_SIDE_PX = 448, 56
 _NUM_IMAGES = 16
 _NUM_RENDERED = 4
-_TABLE_WIDTH = 150
+_TABLE_WIDTH = 160
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,10 @@ def _report(arguments: Arguments, steps: Steps, extractor: NetworkExtractor, out
 def table_of(rows: Sequence[Measurement]) -> Table:
     """The rows as a table; cosines below MIN_COSINE are red."""
     table = Table(pad_edge=False, box=None, header_style="bold")
-    left, right = ("backend", "precision", "size"), ("batch", "median ms", "p95 ms", "frames/s", "× torch fp32", "memory MiB", "GFLOP/s", "% peak")
+    left, right = (
+        ("backend", "precision", "size"),
+        ("batch", "median ms", "p95 ms", "CPU ms", "frames/s", "× torch fp32", "memory MiB", "GFLOP/s", "% peak"),
+    )
     for title in left:
         table.add_column(title, no_wrap=True)
     for title in (*right, "GB/s", "% memory", "min cosine", "mean cosine"):
@@ -262,6 +265,7 @@ def table_of(rows: Sequence[Measurement]) -> Table:
         cosine = f"{row.min_cosine:.5f}"
         table.add_row(
             row.backend, row.precision, f"{row.width}×{row.height}", str(row.batch), f"{row.median_ms:.1f}", f"{row.p95_ms:.1f}",
+            f"{row.processor_ms:.1f}",
             f"{row.frames_per_s:.3g}", f"{eager[row.batch] / row.median_ms:.2f}",
             "?" if math.isnan(row.peak_memory_mib) else f"{row.peak_memory_mib:.0f}",
             f"{row.flops / 1e9:.0f}", f"{100 * row.matrix_share:.0f}", f"{row.bytes_per_s / 1e9:.1f}", f"{100 * row.memory_share:.0f}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +67,7 @@ class Contestant:
     backend: Backend
     peak_memory_mib: float
     seconds: list[float] = field(default_factory=list)
+    processor_seconds: list[float] = field(default_factory=list)
     cosines: tuple[float, float] = (math.nan, math.nan)
     max_error: float = math.nan
 
@@ -140,7 +142,7 @@ def measure(
         say(f"round {index + 1} of {repeats}")
         peaks.sample()
         for contestant in contestants:
-            contestant.seconds.append(_timed(contestant, images(contestant.case).to(device), device))
+            _time(contestant, images(contestant.case).to(device), device)
     for contestant in contestants:
         contestant.backend.close()
     stride = int(getattr(network, "stride_px", 0))
@@ -161,14 +163,16 @@ def _opened(network: nn.Module, name: str, case: GraphCase, batch: torch.Tensor,
     return Contestant(case, backend, _memory_mib(device, before)), output
 
 
-def _timed(contestant: Contestant, batch: torch.Tensor, device: torch.device) -> float:
+def _time(contestant: Contestant, batch: torch.Tensor, device: torch.device) -> None:
+    """One run, added to the times of a contestant."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-    watch = Stopwatch()
+    watch, start = Stopwatch(), time.process_time()
     contestant.backend.run({"image": batch})
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return watch.lap()
+    contestant.seconds.append(watch.lap())
+    contestant.processor_seconds.append(time.process_time() - start)
 
 
 def _agreement(output: torch.Tensor, expected: torch.Tensor) -> tuple[tuple[float, float], float]:
@@ -187,6 +191,7 @@ def _row(
         name, stride, device.type, case.backend, case.precision, case.height, case.width, case.batch, torch.get_num_threads(),
         median_ms=1e3 * median,
         p95_ms=1e3 * float(np.quantile(contestant.seconds, 0.95)),
+        processor_ms=1e3 * statistics.median(contestant.processor_seconds),
         frames_per_s=case.batch / median,
         peak_memory_mib=contestant.peak_memory_mib,
         flops=work.operations / median,

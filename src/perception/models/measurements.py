@@ -29,6 +29,7 @@ class Measurement:
     """One row of `perception bench`.
 
     model: name of the extractor with weights · stride_px: of its descriptors · device: cpu or cuda · median_ms, p95_ms: of the whole batch ·
+    processor_ms: median of what all threads together computed for a batch, which other processes disturb less than the time of the clock ·
     frames_per_s: images, from the median · peak_memory_mib: the most that was taken while it was opened and run, beyond what was there before; NaN
     where not known · flops: operations of the float32 network in each second of the median (a multiplication and an addition are two) ·
     matrix_share: of the best matrix product of that number type in this run (of bfloat16 for int8) · bytes_per_s: bytes of inputs, outputs and
@@ -46,6 +47,7 @@ class Measurement:
     num_threads: int
     median_ms: float
     p95_ms: float
+    processor_ms: float
     frames_per_s: float
     peak_memory_mib: float
     flops: float
