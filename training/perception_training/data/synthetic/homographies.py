@@ -1,7 +1,7 @@
-"""Pairs of views of a photograph that hangs in space: homographies with exact depth and poses, drawn when they are asked for.
+"""Pairs of views of a picture that hangs in space: homographies with exact depth and poses, drawn when they are asked for.
 
-The photograph lies in the plane z = 0 of the world. Because depth, intrinsics and poses are known as for any other views, correspondences are found
-in the same way. What lies beyond the photograph shows it mirrored and has no depth.
+The picture, a collage of its own or one of the photographs, lies in the plane z = 0 of the world. Because depth, intrinsics and poses are known as
+for any other views, correspondences are found in the same way. What lies beyond the picture shows it mirrored and has no depth.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from perception.core.types import Camera
 from perception.geometry import se3
 from perception_training.data.sample import Sample
 from perception_training.data.sequences import Dataset, FrameSequence
+from perception_training.data.synthetic.collages import collage
 from perception_training.data.synthetic.scenes.textures import photographs
 
 _PX_PER_M = 500.0
@@ -54,6 +55,8 @@ class HomographiesConfig(Checked):
     """Focal length as a share of the width."""
     shift: Annotated[float, Range(0.0, 2.0)] = 0.2
     """Largest distance of what the two views look at along either axis, as a share of the photograph's shorter side."""
+    share_photographs: Annotated[float, Range(0.0, 1.0)] = 0.2
+    """Pairs that show a photograph; the others show a collage, of which there are as many as pairs, so that none can be learnt by heart."""
     texture_folder: str = ""
     """Folder of photographs to be used besides those that scikit-image ships."""
 
@@ -84,10 +87,13 @@ class HomographyPair(FrameSequence):
         return np.stack([pose for _, pose in self._views()[1]])
 
     def _views(self) -> tuple[NDArray[np.uint8], list[tuple[Camera, NDArray[np.float64]]]]:
-        """The photograph, and camera with world_from_camera of both views."""
+        """The picture, and camera with world_from_camera of both views."""
         rng = np.random.default_rng(self.seed)
-        pictures = photographs(self.config.texture_folder or None)
-        picture = pictures[int(rng.integers(len(pictures)))]
+        if rng.random() < self.config.share_photographs:
+            pictures = photographs(self.config.texture_folder or None)
+            picture = pictures[int(rng.integers(len(pictures)))]
+        else:
+            picture = collage(rng, _SHORTER_SIDE_PX)
         size = np.array([picture.shape[1], picture.shape[0]])
         middle = size * rng.uniform(0.3, 0.7, 2)
         reach = self.config.shift * min(size)
@@ -113,7 +119,7 @@ class HomographyPair(FrameSequence):
 
 
 class Homographies(Dataset):
-    """Pairs of views of photographs; sequence i has seed `first_seed` + i, and its name is the seed."""
+    """Pairs of views of pictures; sequence i has seed `first_seed` + i, and its name is the seed."""
 
     name = "homographies"
 
