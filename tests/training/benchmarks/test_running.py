@@ -113,7 +113,7 @@ def test_a_damaged_file_of_predictions_is_reported(tmp_path, damage, message):
 def test_an_unknown_benchmark_lists_the_known_ones(tmp_path):
     header = Header.here({"benchmark": "speed", "label": ""}, "")
     RecordFile(tmp_path / FILE, header, ("a",)).add("a", {"value": 1})
-    with pytest.raises(Exception, match=r"'speed': unknown; known: bop, correspondence"):
+    with pytest.raises(Exception, match=r"'speed': unknown; known: bop, clutter_pose, correspondence"):
         score_folder(tmp_path)
 
 
