@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
+from perception.core.errors import ConfigError
 from perception_training.data.synthetic.scenes import articulated
 from perception_training.data.synthetic.scenes.bodies import Body, Stage, block, clearance, still
 from perception_training.data.synthetic.scenes.config import ScenesConfig
@@ -173,9 +174,19 @@ def test_swept_bounds_reach_beyond_the_clip_because_exposures_do() -> None:
     assert times[0] < 0 < 2.0 < times[-1]
 
 
-def test_textures_are_neither_black_nor_white() -> None:
+def test_collages_are_drawn_in_their_share() -> None:
+    """With the same seeds, the share decides which pictures are others than without collages."""
+    without, half, every = ([texture(np.random.default_rng(seed), 0.0, 0.0, share).tobytes() for seed in range(40)] for share in (0.0, 0.5, 1.0))
+    assert 10 <= sum(a == b for a, b in zip(without, half, strict=True)) <= 30
+    assert not any(a == b for a, b in zip(without, every, strict=True))
+    with pytest.raises(ConfigError, match="must not exceed 1"):
+        ScenesConfig(share_photographs=0.5, share_collages=0.5)
+
+
+@pytest.mark.parametrize("share_collages", [0.0, 0.85])
+def test_textures_are_neither_black_nor_white(share_collages: float) -> None:
     rng = np.random.default_rng(0)
-    pictures = [texture(rng) for _ in range(60)]
+    pictures = [texture(rng, 0.85 - share_collages, 0.15, share_collages) for _ in range(60)]
     means = np.array([picture.mean() for picture in pictures])
     assert all(picture.shape == (TEXTURE_SIZE_PX, TEXTURE_SIZE_PX, 3) and picture.dtype == np.uint8 for picture in pictures)
     assert means.min() > 40

@@ -62,6 +62,9 @@ def nano_pretrain() -> NanoRecipe:
         max_roll_deg=15.0,
         num_tracks=0,
         samples_per_pixel=1,
+        share_photographs=0.1,
+        share_collages=0.6,
+        clips_per_texture_set=2,
     )
     homographies = HomographiesConfig(height=480, width=640)
     data = NanoDataConfig(scenes=scenes, scenes_weight=2.0, homographies=homographies, augmentation=nano_augmentation())
@@ -107,7 +110,9 @@ def nano_pretrain_debug() -> NanoRecipe:
         evaluate_every=0,
         ema_decay=0.9,
     )
-    scenes = replace(recipe.data.scenes, height=64, width=96, num_parts=(4, 8), num_textures=2, samples_per_pixel=1, share_photographs=1.0)
+    scenes = replace(
+        recipe.data.scenes, height=64, width=96, num_parts=(4, 8), num_textures=2, samples_per_pixel=1, share_photographs=0.8, share_collages=0.0
+    )
     data = replace(
         recipe.data,
         scenes=scenes,

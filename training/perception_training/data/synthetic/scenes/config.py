@@ -85,6 +85,8 @@ class ScenesConfig(Checked):
     """Surfaces with a crop of a photograph."""
     share_plain: Share = 0.15
     """Surfaces that are nearly plain."""
+    share_collages: Share = 0.0
+    """Surfaces with a collage that no other set of textures has; the rest have patterns out of a bank of 384."""
     share_glossy: Share = 0.35
     """Surfaces with a highlight."""
     brightness: Annotated[tuple[float, float], Range(1.0, 254.0)] = (75.0, 150.0)
@@ -110,6 +112,9 @@ class ScenesConfig(Checked):
             low, high = getattr(self, name)
             if low > high:
                 raise ConfigError(f"ScenesConfig.{name} = {[low, high]}: the first must not exceed the second")
+        if self.share_photographs + self.share_plain + self.share_collages > 1:
+            shares = (self.share_photographs, self.share_plain, self.share_collages)
+            raise ConfigError(f"ScenesConfig: share_photographs, share_plain, share_collages = {shares}: their sum must not exceed 1")
         if not self.room_weight + self.table_top_weight + self.outdoors_weight:
             raise ConfigError("ScenesConfig: room_weight, table_top_weight and outdoors_weight are all 0: one must be positive")
 

@@ -51,7 +51,8 @@ class Lights:
 def texture_set(number: int, config: ScenesConfig, device: str = "cpu") -> TextureStack:
     """The set of textures that neighbouring seeds share; the same number and settings give the same pictures."""
     rng = np.random.default_rng((0x5E7, number))
-    pictures = [texture(rng, config.share_photographs, config.share_plain, config.texture_folder or None) for _ in range(config.num_textures)]
+    shares = config.share_photographs, config.share_plain, config.share_collages
+    pictures = [texture(rng, *shares, config.texture_folder or None) for _ in range(config.num_textures)]
     linear = torch.from_numpy(_LINEAR[np.stack(pictures)]).permute(0, 3, 1, 2)
     return TextureStack.from_images(linear, srgb=False).to(device)
 

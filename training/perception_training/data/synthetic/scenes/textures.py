@@ -1,7 +1,8 @@
-"""Pictures for the surfaces of procedural scenes: drawn patterns and crops of the photographs that scikit-image ships.
+"""Pictures for the surfaces of procedural scenes: drawn patterns, crops of the photographs that scikit-image ships, and collages.
 
 Patterns come from a bank of numbered pictures that is drawn once for each process; photographs are cropped anew for each scene. Either is then
-varied (turned, cropped, toned), so that two scenes hardly share a surface. Pictures are sRGB, (size, size, 3) uint8.
+varied (turned, cropped, toned). Networks learn bank and photographs by heart all the same; only collages are always new. Pictures are sRGB,
+(size, size, 3) uint8.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from PIL import Image
 
 from perception.io.images import list_images, read_image
 from perception.rendering.procedural_textures import blend, noise, printed, random_color, tiles, wall, wood
+from perception_training.data.synthetic.collages import collage
 
 NUM_BANK_PICTURES = 384
 TEXTURE_SIZE_PX = 256
@@ -61,13 +63,17 @@ def photographs(folder: str | None = None) -> tuple[NDArray[np.uint8], ...]:
     return pictures + tuple(read_image(path) for path in (list_images(folder) if folder else []))
 
 
-def texture(rng: np.random.Generator, share_photographs: float = 0.5, share_plain: float = 0.15, folder: str | None = None) -> NDArray[np.uint8]:
-    """One picture: a photograph, a nearly plain surface or a pattern, in these shares."""
+def texture(
+    rng: np.random.Generator, share_photographs: float = 0.5, share_plain: float = 0.15, share_collages: float = 0.0, folder: str | None = None
+) -> NDArray[np.uint8]:
+    """One picture: a photograph, a nearly plain surface, a collage or else a pattern, in these shares."""
     kind = rng.random()
     if kind < share_photographs:
         return toned(rng, photograph_crop(rng, photographs(folder)))
     if kind < share_photographs + share_plain:
         return plain(rng, TEXTURE_SIZE_PX)
+    if kind < share_photographs + share_plain + share_collages:
+        return toned(rng, collage(rng, TEXTURE_SIZE_PX))
     return toned(rng, turned(rng, bank_picture(int(rng.integers(NUM_BANK_PICTURES)))))
 
 
