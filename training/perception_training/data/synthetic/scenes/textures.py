@@ -1,7 +1,7 @@
 """Pictures for the surfaces of procedural scenes: drawn patterns, crops of the photographs that scikit-image ships, and collages.
 
 Patterns come from a bank of numbered pictures that is drawn once for each process; photographs are cropped anew for each scene. Either is then
-varied (turned, cropped, toned). Networks learn bank and photographs by heart all the same; only collages are always new. Pictures are sRGB,
+varied (turned, cropped, toned). There are few enough of both to be learnt by heart; collages are always new. Pictures are sRGB,
 (size, size, 3) uint8.
 """
 
