@@ -203,7 +203,7 @@ def test_doctor_names_runtime_compiler_cache_and_measurement(cache: Path, monkey
     assert doctor_engines.check_openvino().mend == doctor_engines.OPENVINO
     assert doctor_engines.check_compiler().mend == doctor_engines.COMPILER
     assert doctor_engines.check_cache().verdict == "ok"
-    assert doctor_engines.check_measurements().mend == "perception bench nano"
+    assert doctor_engines.check_measurements().mend == "perception bench MODEL --weights FILE"
     (cache / "file").write_text("")
     monkeypatch.setenv("PERCEPTION_CACHE", str(cache / "file" / "cache"))
     assert doctor_engines.check_cache().verdict == "missing"

@@ -235,8 +235,9 @@ def _reader(quantization: Any, name: str, images: Sequence[torch.Tensor]) -> Any
 @contextmanager
 def _quiet() -> Iterator[None]:
     """onnxruntime advises on the root logger to simplify a graph that is simplified already."""
-    logging.disable(logging.WARNING)
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)

@@ -98,8 +98,8 @@ def check_tensorrt() -> Finding:
 def check_openvino() -> Finding:
     version = library_versions().get("openvino")
     if version:
-        return Finding("OpenVINO", "ok", f"{version}: the fastest on most CPUs")
-    return Finding("OpenVINO", "note", "not installed: networks run 2 to 3 times as fast on the CPU with it", OPENVINO)
+        return Finding("OpenVINO", "ok", f"{version}: bfloat16 and int8 graphs on the CPU")
+    return Finding("OpenVINO", "note", "not installed: one fast way less on the CPU (perception bench measures them)", OPENVINO)
 
 
 def check_onnxruntime() -> Finding:
@@ -150,7 +150,9 @@ def check_measurements() -> Finding:
             choices.append(f"{model} {width}x{height} on the {device}: {best.backend} {best.precision}, {best.frames_per_s:.3g} frames/s")
     if choices:
         return Finding("backend: auto", "ok", "; ".join(choices))
-    return Finding("backend: auto", "note", "nothing measured with these library versions: torch runs every network", "perception bench nano")
+    return Finding(
+        "backend: auto", "note", "nothing measured with these library versions: torch runs every network", "perception bench MODEL --weights FILE"
+    )
 
 
 def _is_importable(name: str) -> bool:
