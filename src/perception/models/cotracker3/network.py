@@ -12,7 +12,8 @@ from torch.nn import functional
 from perception.models.cotracker3.config import OFFLINE, POSITION_DEGREES, CoTracker3Config
 from perception.models.cotracker3.correlation import correlate, query_patches
 from perception.models.cotracker3.encoder import Encoder, feature_pyramid
-from perception.models.cotracker3.update_transformer import Mlp, UpdateTransformer
+from perception.models.cotracker3.update_transformer import UpdateTransformer
+from perception.models.parts.blocks import Mlp
 
 _FREQUENCY_BASE = 10000.0
 

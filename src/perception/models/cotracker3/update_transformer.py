@@ -10,22 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from perception.models.cotracker3.config import CoTracker3Config
+from perception.models.parts.blocks import Mlp
 
 _NORM_EPSILON = 1e-6
 _MLP_RATIO = 4
-
-
-class Mlp(nn.Module):
-    """Two linear layers with a GELU, by its tanh form where `approximate` says so."""
-
-    def __init__(self, num_in: int, num_hidden: int, num_out: int, approximate: str = "none") -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(num_in, num_hidden)
-        self.fc2 = nn.Linear(num_hidden, num_out)
-        self._approximate = approximate
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(functional.gelu(self.fc1(x), approximate=self._approximate))
 
 
 class _Attention(nn.Module):
