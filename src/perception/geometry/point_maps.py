@@ -1,12 +1,32 @@
-"""Surface normals of depth images."""
+"""Point maps, a point for every pixel, and surface normals of depth images."""
 
 from __future__ import annotations
 
 import numpy as np
+from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
+from perception.core.errors import InputError
 from perception.core.types import Camera
+from perception.geometry import se3
 from perception.geometry.camera import depth_to_points
+from perception.geometry.so3 import Array
+
+
+def points_in_world(points_camera: Array, world_from_camera: Array) -> Array:
+    """Point maps (..., height, width, 3) in world axes, from maps in camera axes and their poses (..., 4, 4). NumPy or torch, same kind back.
+
+    A pose may be a similarity. Raises InputError where the maps and the poses are not equally many.
+    """
+    xp = array_namespace(points_camera, world_from_camera)
+    shape = tuple(points_camera.shape)
+    if len(shape) < 3 or shape[-1] != 3 or tuple(world_from_camera.shape) != (*shape[:-3], 4, 4):
+        raise InputError(
+            f"point maps {shape} with poses {tuple(world_from_camera.shape)}: "
+            "must be (..., height, width, 3) and (..., 4, 4) with the same leading sizes"
+        )
+    flat = xp.reshape(points_camera, (*shape[:-3], shape[-3] * shape[-2], 3))
+    return xp.reshape(se3.transform_points(world_from_camera, flat), shape)
 
 
 def normals_from_depth(depth_m: NDArray, camera: Camera, max_jump: float = 0.05) -> NDArray[np.float32]:
