@@ -1,0 +1,88 @@
+"""Checkpoints of DUSt3R and CroCo v2: names, what they leave out, and loading."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from torch import Tensor
+
+from perception.core.errors import WeightsError
+from perception.models.dust3r.config import DUSt3RConfig
+from perception.models.dust3r.croco import CroCo
+from perception.models.dust3r.network import DUSt3R
+from perception.models.weights import load_into, read_state_dict
+
+Value = TypeVar("Value")
+
+_ENCODER_KEY = re.compile(r"(patch_embed|enc_blocks|enc_norm)\.")
+_ALIAS_KEY = re.compile(r"(.*\.scratch\.)layer_rn\.(\d)\.weight")
+_LEVEL_KEY = re.compile(r"(.*\.scratch\.)layer(\d)_rn\.weight")
+_DECODER, _SECOND_DECODER = "dec_blocks.", "dec_blocks2."
+_PRETEXT_PREFIX = "prediction_head."
+
+
+def from_public(state: Mapping[str, Value]) -> dict[str, Value]:
+    """Entries of a public checkpoint (DUSt3R's or CroCo's) under our names."""
+    return {f"encoder.{key}" if _ENCODER_KEY.match(key) else key: value for key, value in state.items()}
+
+
+def to_public(state: Mapping[str, Value]) -> dict[str, Value]:
+    """Our entries under the names of the public checkpoints: inverse of `from_public`."""
+    return {key.removeprefix("encoder."): value for key, value in state.items()}
+
+
+def completed(state: Mapping[str, Value]) -> dict[str, Value]:
+    """`state` with what checkpoints may leave out.
+
+    The second decoder starts as a copy of the first where it is absent, as in CroCo's checkpoints. Four convolutions of a DPT head have two names,
+    of which files without shared tensors (safetensors) hold one.
+    """
+    full = dict(state)
+    for key, value in state.items():
+        if match := _LEVEL_KEY.fullmatch(key):
+            full.setdefault(f"{match[1]}layer_rn.{int(match[2]) - 1}.weight", value)
+        elif match := _ALIAS_KEY.fullmatch(key):
+            full.setdefault(f"{match[1]}layer{int(match[2]) + 1}_rn.weight", value)
+    if not any(key.startswith(_SECOND_DECODER) for key in state):
+        full |= {_SECOND_DECODER + key.removeprefix(_DECODER): value for key, value in state.items() if key.startswith(_DECODER)}
+    return full
+
+
+def load_dust3r(path: Path, config: DUSt3RConfig) -> DUSt3R:
+    """The network with the weights of a .pth or .safetensors file, ready to run.
+
+    Raises WeightsError that names the file when it is damaged, or holds another architecture, another size or another head.
+    """
+    state = from_public(read_state_dict(path))
+    _check_head(state, config, path)
+    network = DUSt3R(config)
+    load_into(network, completed(state), str(path), optional=("mask_token",))
+    return network.eval()
+
+
+def load_croco(path: Path, config: DUSt3RConfig) -> CroCo:
+    """CroCo v2 with the weights of a .pth or .safetensors file, ready to run. WeightsError as in `load_dust3r`."""
+    network = CroCo(config)
+    load_into(network, from_public(read_state_dict(path)), str(path))
+    return network.eval()
+
+
+def start_from_croco(network: DUSt3R, path: Path) -> None:
+    """Encoder and both decoders from a checkpoint of CroCo v2, as DUSt3R's training begins; the heads stay as they are."""
+    state = {key: value for key, value in from_public(read_state_dict(path)).items() if not key.startswith(_PRETEXT_PREFIX)}
+    heads = tuple(key for key in network.state_dict() if key.startswith("downstream_head"))
+    load_into(network, completed(state), str(path), optional=heads)
+
+
+def _check_head(state: Mapping[str, Tensor], config: DUSt3RConfig, path: Path) -> None:
+    """The commonest mistake gets its own sentence."""
+    if not any(key.startswith("downstream_head") for key in state):
+        if f"{_PRETEXT_PREFIX}weight" in state:
+            raise WeightsError(f"weights {path}: CroCo's, from before DUSt3R's training; load_croco reads them, start_from_croco trains from them")
+        return
+    found = "dpt" if any(key.startswith("downstream_head1.dpt.") for key in state) else "linear"
+    if found != config.head:
+        raise WeightsError(f"weights {path}: made for the head {found!r}, the network has {config.head!r}; config functions: linear(), dpt()")
