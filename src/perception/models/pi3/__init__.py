@@ -8,6 +8,7 @@ from perception.models.pi3.backbone import BackboneFeatures, Pi3Backbone
 from perception.models.pi3.config import BackboneConfig, Pi3Config, pi3_base, pi3_large, pi3_small, pi3_tiny
 from perception.models.pi3.heads import CameraHead, HeadDecoder
 from perception.models.pi3.network import Pi3, Pi3Estimate, local_points, to_world
+from perception.models.pi3.preprocessing import prepare_images, target_size
 from perception.models.pi3.weights import load_pi3
 
 __all__ = [
@@ -25,5 +26,7 @@ __all__ = [
     "pi3_large",
     "pi3_small",
     "pi3_tiny",
+    "prepare_images",
+    "target_size",
     "to_world",
 ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from perception.geometry import se3
 from perception.geometry.rotation_projection import rotation_from_nine
 from perception.models.parts.blocks import TransformerBlock, checkpointed
 from perception.models.parts.rotary import Rotary
@@ -59,7 +59,4 @@ class CameraHead(nn.Module):
         for block in self.res_conv:
             patches = block(patches)
         frame = self.more_mlps(patches.mean(dim=1))
-        rotation, translation = rotation_from_nine(self.fc_rot(frame)), self.fc_t(frame)
-        top = torch.cat([rotation, translation[..., None]], dim=-1)
-        bottom = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(top), 1, 4)
-        return torch.cat([top, bottom], dim=1)
+        return se3.from_rotation_translation(rotation_from_nine(self.fc_rot(frame)), self.fc_t(frame))
