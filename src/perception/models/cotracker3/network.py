@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -14,6 +13,7 @@ from perception.models.cotracker3.correlation import correlate, query_patches
 from perception.models.cotracker3.encoder import Encoder, feature_pyramid
 from perception.models.cotracker3.update_transformer import UpdateTransformer
 from perception.models.parts.blocks import Mlp
+from perception.models.parts.octave_encoding import encode_by_octaves
 
 _FREQUENCY_BASE = 10000.0
 
@@ -87,7 +87,8 @@ class CoTracker3(nn.Module):
         steps = estimate.points_px.diff(dim=2) / size
         displacements = torch.cat([functional.pad(-steps, (0, 0, 0, 1)), functional.pad(steps, (0, 0, 1, 0))], dim=-1)
         logits = torch.stack([estimate.visibility, estimate.confidence], dim=-1)
-        return torch.cat([logits, correlations.float(), encode_positions(displacements)], dim=-1) + self._time_embedding(logits.shape[2])
+        encoded = encode_by_octaves(displacements, 0, POSITION_DEGREES)
+        return torch.cat([logits, correlations.float(), encoded], dim=-1) + self._time_embedding(logits.shape[2])
 
     def _time_embedding(self, num_frames: int) -> Tensor:
         """(1, time, token_dim): as stored, or stretched to another number of frames."""
@@ -111,12 +112,6 @@ def first_estimate(queries: Tensor, num_frames: int) -> TrackEstimate:
     points = queries[:, None, :, 1:].float().expand(-1, num_frames, -1, -1)
     logits = points.new_zeros(points.shape[:3])
     return TrackEstimate(points, logits, logits)
-
-
-def encode_positions(x: Tensor) -> Tensor:
-    """x (…, n) → (…, n (1 + 2 degrees)): x, then the sines of x 2^d, frequency by frequency, then the cosines likewise."""
-    scaled = (x[..., None, :] * 2.0 ** torch.arange(POSITION_DEGREES, device=x.device, dtype=x.dtype)[:, None]).flatten(-2)
-    return torch.cat([x, scaled.sin(), (scaled + 0.5 * math.pi).sin()], dim=-1)
 
 
 def time_embedding(num_frames: int, dim: int) -> Tensor:
