@@ -60,7 +60,6 @@ class ConvHead(nn.Module):
 
     def __init__(self, dim_in: int, dims: Sequence[int], outputs: Sequence[int], hidden_dim: int = 32) -> None:
         super().__init__()
-        self.gradient_checkpointing = False
         ins = (dim_in, *dims[:-1])
         self.upsample_blocks = nn.ModuleList(
             nn.Sequential(_doubling(num_in + _UV_CHANNELS, num_out), *(_ResidualBlock(num_out) for _ in range(_RESIDUAL_BLOCKS)))
@@ -70,15 +69,14 @@ class ConvHead(nn.Module):
             nn.Sequential(_replicate_conv(dims[-1] + _UV_CHANNELS, hidden_dim), nn.ReLU(), nn.Conv2d(hidden_dim, num_out, 1)) for num_out in outputs
         )
 
-    def forward(self, x: Tensor, height_px: int, width_px: int) -> list[Tensor]:
+    def forward(self, x: Tensor, height_px: int, width_px: int, checkpointing: bool = False) -> list[Tensor]:
         """x (batch, dim_in, rows, cols) → a map (batch, outputs[i], height_px, width_px) for each of the outputs."""
         aspect = width_px / height_px
-        recompute = self.gradient_checkpointing and self.training
         for block in self.upsample_blocks:
-            x = checkpointed(block, _with_view_plane(x, aspect), enabled=recompute)
+            x = checkpointed(block, _with_view_plane(x, aspect), enabled=checkpointing)
         x = functional.interpolate(x, (height_px, width_px), mode="bilinear", align_corners=False)
         x = _with_view_plane(x, aspect)
-        return [checkpointed(block, x, enabled=recompute) for block in self.output_block]
+        return [checkpointed(block, x, enabled=checkpointing) for block in self.output_block]
 
 
 def _with_view_plane(x: Tensor, aspect: float) -> Tensor:

@@ -33,7 +33,6 @@ class TrackTransformer(nn.Module):
     ) -> None:
         super().__init__()
         assert time_depth % space_depth == 0
-        self.gradient_checkpointing = False
         self.virual_tracks = nn.Parameter(torch.randn(1, num_virtual_tracks, 1, dim))
         self.input_transform = nn.Linear(token_dim, dim)
         self.time_blocks = nn.ModuleList(self_block() for _ in range(time_depth))
@@ -42,16 +41,15 @@ class TrackTransformer(nn.Module):
         self.space_virtual2point_blocks = nn.ModuleList(cross_block() for _ in range(space_depth))
         self._time_blocks_per_space_block = time_depth // space_depth
 
-    def mix(self, tokens: Tensor) -> Tensor:
+    def mix(self, tokens: Tensor, checkpointing: bool = False) -> Tensor:
         """tokens (batch, points, time, token_dim) → (batch, points, time, dim)"""
         num_batch, num_points, num_frames, _ = tokens.shape
-        recompute = self.gradient_checkpointing and self.training
         x = self.input_transform(tokens)
         x = torch.cat([x, self.virual_tracks.to(x.dtype).expand(num_batch, -1, num_frames, -1)], dim=1)
         for index, time_block in enumerate(self.time_blocks):
-            x = checkpointed(time_block, x.flatten(0, 1), enabled=recompute).view_as(x)
+            x = checkpointed(time_block, x.flatten(0, 1), enabled=checkpointing).view_as(x)
             if index % self._time_blocks_per_space_block == 0:
-                x = checkpointed(self._exchange, x, num_points, index // self._time_blocks_per_space_block, enabled=recompute)
+                x = checkpointed(self._exchange, x, num_points, index // self._time_blocks_per_space_block, enabled=checkpointing)
         return x[:, :num_points]
 
     def _exchange(self, x: Tensor, num_points: int, index: int) -> Tensor:
