@@ -84,10 +84,11 @@ def from_quaternion_xyzw(quaternion: Array) -> Array:
     return xp.stack([xp.stack(row, axis=-1) for row in rows], axis=-2)
 
 
-def to_quaternion_xyzw(rotation: Array) -> Array:
+def to_quaternion_xyzw(rotation: Array, *, unit: bool = True) -> Array:
     """Unit quaternion (..., 4) in the order x y z w, with w >= 0, of a rotation matrix (..., 3, 3).
 
-    Each of the four components can serve as divisor; the largest is taken (Shepperd, 1978), so that no angle is badly conditioned.
+    Each of the four components can serve as divisor; the largest is taken (Shepperd, 1978), so that no angle is badly conditioned. With unit False
+    the length is left as the formula gives it, which is 1 only as far as the matrix is a rotation.
     """
     xp = array_namespace(rotation)
     r = rotation
@@ -105,5 +106,6 @@ def to_quaternion_xyzw(rotation: Array) -> Array:
     squares = xp.stack([row[k] for k, row in enumerate(rows)], axis=-1)
     chosen = xp.argmax(squares, axis=-1)[..., None] == xp.arange(4, device=getattr(rotation, "device", None))
     quaternion = xp.sum(xp.where(chosen[..., None], multiples, xp.zeros_like(multiples)), axis=-2)
-    quaternion = quaternion / xp.sqrt(xp.sum(quaternion**2, axis=-1))[..., None]
+    length = xp.sqrt(xp.sum(quaternion**2, axis=-1)) if unit else 2 * xp.sqrt(xp.max(squares, axis=-1))
+    quaternion = quaternion / length[..., None]
     return xp.where(quaternion[..., 3:] < 0, -quaternion, quaternion)
