@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from perception.core.errors import InputError
 
-_MAX_DISTANCES = {"cpu": 1 << 19, "cuda": 1 << 26}
+_MAX_DISTANCES = {"cpu": 1 << 18, "cuda": 1 << 26}
 """Distances that are in memory at once, by device: what stays in the cache, and what fills a GPU."""
 
 
@@ -34,12 +34,12 @@ def nearest_neighbours(queries: Tensor, references: Tensor, k: int, max_distance
     *batch, num_queries, dim = queries.shape
     exact = torch.promote_types(queries.dtype, torch.float32)
     with torch.no_grad():
-        points = queries.detach().to(exact).reshape(-1, num_queries, dim)
+        points = queries.detach().to(exact).reshape(-1, num_queries, dim).permute(2, 0, 1).contiguous()
         groups = _groups(references.detach().to(exact).reshape(-1, num_references, dim), k)
         limit = max_distances or _MAX_DISTANCES.get(queries.device.type, _MAX_DISTANCES["cuda"])
-        found = torch.empty(points.shape[0], num_queries, k, dtype=torch.int64, device=queries.device)
-        for item, block in _blocks(points.shape[0], num_queries, max(num_references, k * groups.shape[2] * dim), limit):
-            found[item, block] = _nearest_in_groups(points[item, block], groups[item], k, limit)
+        found = torch.empty(points.shape[1], num_queries, k, dtype=torch.int64, device=queries.device)
+        for item, block in _blocks(points.shape[1], num_queries, max(num_references, k * groups.shape[2] * dim), limit):
+            found[item, block] = _nearest_in_groups(points[:, item, block], groups[:, item], k, limit)
     return found.clamp_(max=num_references - 1).reshape(*batch, num_queries, k)
 
 
@@ -51,30 +51,35 @@ def _blocks(num_items: int, num_queries: int, cost: int, limit: int) -> list[tup
 
 
 def _groups(references: Tensor, k: int) -> Tensor:
-    """references (batch, m, dim) → (batch, groups, size, dim), the last group filled up with points at infinity; NaN becomes infinity too."""
+    """references (batch, m, dim) → (dim, batch, size, groups), the last group filled up with points at infinity; NaN becomes infinity too.
+
+    Member by member, so that the least of each group is found by comparing whole rows of numbers that lie side by side.
+    """
     num_references = references.shape[1]
     size = max(1, math.isqrt(num_references // k))
     padding = -num_references % size
     padded = functional.pad(references, (0, 0, 0, padding), value=math.inf).nan_to_num(math.inf, math.inf, -math.inf)
-    return padded.unflatten(1, (-1, size))
+    return padded.unflatten(1, (-1, size)).permute(3, 0, 2, 1).contiguous()
 
 
 def _squared_distances(queries: Tensor, references: Tensor) -> Tensor:
-    """queries and references of broadcastable shapes (…, dim) → (…): axis by axis, so that differences of all axes never exist at once."""
-    total = (queries[..., 0] - references[..., 0]).square_()
-    for axis in range(1, queries.shape[-1]):
-        total.add_((queries[..., axis] - references[..., axis]).square_())
+    """queries and references of broadcastable shapes (dim, …) → (…): axis by axis, so that differences of all axes never exist at once."""
+    total = (queries[0] - references[0]).square_()
+    for axis in range(1, queries.shape[0]):
+        total.add_((queries[axis] - references[axis]).square_())
     return total
 
 
 def _nearest_in_groups(queries: Tensor, groups: Tensor, k: int, limit: int) -> Tensor:
-    """queries (batch, n, dim), groups (batch, groups, size, dim) → (batch, n, k), counted through all groups."""
-    num_batch, num_queries, _ = queries.shape
-    num_groups, size = groups.shape[1:3]
+    """queries (dim, batch, n), groups (dim, batch, size, groups) → (batch, n, k), counted through all groups."""
+    num_batch, num_queries = queries.shape[1:]
+    size, num_groups = groups.shape[2:]
     at_once = max(1, limit // (num_batch * num_queries * size))
-    nearest = [_squared_distances(queries[:, :, None, None], part[:, None]).amin(dim=-1) for part in groups.split(at_once, dim=1)]
+    points = queries[..., None, None]
+    nearest = [_squared_distances(points, part[:, :, None]).amin(dim=-2) for part in groups.split(at_once, dim=-1)]
     chosen = torch.cat(nearest, dim=-1).topk(min(k, num_groups), dim=-1, largest=False, sorted=False).indices
-    items = torch.arange(num_batch, device=queries.device)[:, None, None]
-    distances = _squared_distances(queries[:, :, None, None], groups[items, chosen]).flatten(2)
-    members = (chosen[..., None] * size + torch.arange(size, device=queries.device)).flatten(2)
-    return members.gather(-1, distances.topk(k, dim=-1, largest=False).indices)
+    members = groups.flatten(2)[:, :, None].expand(-1, -1, num_queries, -1)
+    candidates = (chosen[..., None, :] + num_groups * torch.arange(size, device=queries.device)[:, None]).flatten(2)
+    near = torch.stack([axis.gather(-1, candidates) for axis in members])
+    best = candidates.gather(-1, _squared_distances(queries[..., None], near).topk(k, dim=-1, largest=False).indices)
+    return best % num_groups * size + best // num_groups
