@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from tests.support.closeness import PARITY
 
+from perception.evaluation.metrics.depth import depth_scores
+from perception.evaluation.metrics.point_maps import ICP_REACH, icp, normals_of_points, point_scores, reconstruction_scores
 from perception.evaluation.metrics.relative_pose import area_under_curve, pair_errors, share_below
 from perception.evaluation.metrics.trajectory import (
     absolute_pose_errors,
@@ -16,6 +18,8 @@ from perception.evaluation.metrics.trajectory import (
     relative_pose_errors,
     trajectory_scores,
 )
+from perception.geometry import se3
+from perception.geometry.alignment import similarity_scale, umeyama
 
 pytestmark = pytest.mark.parity
 
@@ -125,3 +129,95 @@ def test_errors_and_statistics_are_those_of_evo(arrays, meta):
         np.testing.assert_allclose([statistics[name] for name in meta["stats"]], arrays[f"{key}_stats"], **closeness, err_msg=key)
         compared += 1
     assert compared >= 6
+
+
+DEPTH_MODES = {
+    "median": "median",
+    "scale": "scale",
+    "lstsq": "least_squares",
+    "lad": "least_absolute",
+    "lad2": "adam",
+    "lad2_lr1e3": "adam_fast",
+    "metric": "metric",
+}
+
+
+def number(text):
+    return None if text == "None" else float(text)
+
+
+def test_depth_has_the_official_scores_in_all_modes(recorded):
+    inputs, outputs = recorded
+    cases = named(outputs, "_Abs_Rel")
+    assert len(cases) >= len(DEPTH_MODES)
+    for case in cases:
+        mode, limit, clip = case.removeprefix("depth_").rsplit("_", 2)
+        scores = depth_scores(
+            inputs["depth_pred"],
+            inputs["depth_gt"],
+            DEPTH_MODES[mode],
+            max_depth=number(limit.removeprefix("max")),
+            clip_above=number(clip.removeprefix("post")),
+        )
+        rtol = CLOSED_FORM if mode in ("median", "lstsq", "metric") else ITERATIVE
+        ours = dict(Abs_Rel=scores.abs_rel, Sq_Rel=scores.sq_rel, RMSE=scores.rmse, Log_RMSE=scores.log_rmse, valid_pixels=scores.num_pixels)
+        ours |= {f"delta_<_1.25{power}": share for power, share in zip(("", "^2", "^3"), scores.within, strict=True)}
+        for name, value in ours.items():
+            np.testing.assert_allclose(value, outputs[f"{case}_{name}"], rtol=rtol, err_msg=f"{case} {name}")
+
+
+def test_lines_fitted_to_depth_are_the_official_ones(recorded):
+    inputs, outputs = recorded
+    for name in named(outputs, "_s_t"):
+        scores = depth_scores(inputs["depth_pred"], inputs["depth_gt"], DEPTH_MODES[name], max_depth=80)
+        np.testing.assert_allclose((scores.scale, scores.shift), outputs[f"{name}_s_t"], rtol=ITERATIVE)
+
+
+POINT_SCORES = {
+    "acc": "accuracy",
+    "acc_med": "accuracy_median",
+    "comp": "completion",
+    "comp_med": "completion_median",
+    "nc1": "normal_accuracy",
+    "nc1_med": "normal_accuracy_median",
+    "nc2": "normal_completion",
+    "nc2_med": "normal_completion_median",
+}
+
+
+def aligned_points(inputs):
+    return se3.transform_points(umeyama(inputs["pts_pred"], inputs["pts_gt"], with_scale=True), inputs["pts_pred"])
+
+
+def test_similarity_of_points_is_the_official_one(recorded):
+    inputs, outputs = recorded
+    similarity = umeyama(inputs["pts_pred"], inputs["pts_gt"], with_scale=True)
+    np.testing.assert_allclose(similarity_scale(similarity), outputs["umeyama_c"], rtol=CLOSED_FORM)
+    np.testing.assert_allclose(similarity[:3, :3] / similarity_scale(similarity), outputs["umeyama_R"], rtol=CLOSED_FORM, atol=1e-9)
+    np.testing.assert_allclose(similarity[:3, 3:], outputs["umeyama_t"], rtol=CLOSED_FORM, atol=1e-9)
+    np.testing.assert_allclose(aligned_points(inputs), outputs["umeyama_aligned"], rtol=CLOSED_FORM, atol=1e-9)
+
+
+def test_scores_of_points_with_given_normals_are_the_official_ones(recorded):
+    inputs, outputs = recorded
+    scores = point_scores(aligned_points(inputs), inputs["pts_gt"], inputs["normals_pred"], inputs["normals_gt"])
+    for name, ours in POINT_SCORES.items():
+        np.testing.assert_allclose(getattr(scores, ours), outputs[f"given_normals_{name}"], rtol=CLOSED_FORM, err_msg=name)
+
+
+def test_icp_and_normals_are_those_of_open3d(recorded):
+    inputs, outputs = recorded
+    aligned = aligned_points(inputs)
+    result = icp(aligned, inputs["pts_gt"], ICP_REACH)
+    np.testing.assert_allclose(result.target_from_source, outputs["icp_T"], atol=1e-6)
+    np.testing.assert_allclose((result.fitness, result.rmse), (outputs["icp_fitness"], outputs["icp_inlier_rmse"]), rtol=CLOSED_FORM)
+    moved = se3.transform_points(result.target_from_source, aligned)
+    for points, expected in ((moved, outputs["o3d_normals_pred"]), (inputs["pts_gt"], outputs["o3d_normals_gt"])):
+        np.testing.assert_allclose(np.abs((normals_of_points(points) * expected).sum(-1)), 1.0, atol=1e-4)
+
+
+def test_scores_of_reconstruction_are_the_official_ones(recorded):
+    inputs, outputs = recorded
+    scores = reconstruction_scores(inputs["pts_pred"], inputs["pts_gt"])
+    for name, ours in POINT_SCORES.items():
+        np.testing.assert_allclose(getattr(scores, ours), outputs[f"full_{name}"], rtol=OPEN3D, err_msg=name)
