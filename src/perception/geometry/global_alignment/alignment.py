@@ -75,6 +75,27 @@ class AlignedScene:
             found.append(se3.transform_points(pose, own.flatten(0, 1)).view(*depth.shape, 3).to(depth.dtype))
         return found
 
+    def cleaned_confidence(self, tolerance: float = 1e-3) -> list[Tensor]:
+        """Confidences with 0 at pixels whose points float before another image's surface, by more than this share, and are less sure than it.
+
+        Images are gone through in their order, and one that was cleaned judges the next with what is left.
+        """
+        confidence = [values.clone() for values in self.confidence]
+        camera_from_world, intrinsics = se3.inverse(self.world_from_camera), self.intrinsics()
+        for image, points in enumerate(self.points()):
+            for other, depth in enumerate(self.depth):
+                if other == image:
+                    continue
+                seen = se3.transform_points(camera_from_world[other], points.flatten(0, 1).double())
+                xy = (seen @ intrinsics[other].T)[:, :2] / seen[:, 2:]
+                inside = (seen[:, 2] > 0) & (xy.round() >= 0).all(1) & (xy.round() < xy.new_tensor([depth.shape[1], depth.shape[0]])).all(1)
+                rows = inside.nonzero().flatten()
+                x, y = xy[rows].round().long().unbind(1)
+                own = confidence[image].view(-1)
+                floats = (seen[rows, 2] < (1 - tolerance) * depth[y, x]) & (own[rows] < confidence[other][y, x])
+                own[rows[floats]] = 0
+        return confidence
+
 
 @torch.no_grad()
 def align(observations: PairObservations, known: KnownCameras | None = None, config: AlignmentConfig | None = None) -> AlignedScene:

@@ -2,10 +2,10 @@
 
 The objective is a sum of weighted distances. As it shrinks with the scene, what is minimised is its quotient with the geometric mean of the pairs'
 scales, log(loss) - mean(log scale), which no change of unit touches; with preset poses the loss itself. Each round replaces the distances by
-quadratics that touch them from above at the present scene (iteratively reweighted least squares) and the logarithm of the loss by its tangent. Then it
-minimises in turns (a) over the cameras, by one Gauss-Newton step whose depths are eliminated pixel by pixel, and (b) over the pairs, by the closed form of
-Procrustes with a barrier for the scale. Unknowns of a round are 7 numbers for each image, and none for pairs or depths. Where rounds are heading is
-extrapolated from those before (`extrapolation`); a step is kept only where it lowers the loss.
+quadratics that touch them from above at the present scene (iteratively reweighted least squares) and the logarithm of the loss by its tangent. It
+then minimises in turns (a) over the cameras, by one Gauss-Newton step whose depths are eliminated pixel by pixel, and (b) over the pairs, by the
+closed form of Procrustes with a barrier for the scale. Unknowns of a round are 7 numbers for each image, and none for pairs or depths. Where rounds
+are heading is extrapolated from those before (`extrapolation`); a step is kept only where it lowers the loss.
 """
 
 from __future__ import annotations
