@@ -164,8 +164,9 @@ def test_a_step_with_guidance_is_the_official_one(diffusion):
     network, config, inputs, outputs = diffusion
     prefix = f"cfg{config['cfg_scale']:g}_step{config['respaced_index']}"
     keys = [key for key in outputs if key.startswith("cfg")]
-    assert keys and all(key.startswith(prefix) for key in keys)
-    num_steps = next(int(key.removeprefix("respaced").removesuffix("_betas")) for key in outputs if key.startswith("respaced") and key.endswith("_betas"))
+    assert keys
+    assert all(key.startswith(prefix) for key in keys)
+    num_steps = next(len(value) for key, value in outputs.items() if key.startswith("respaced") and key.endswith("_betas"))
     schedule = linear_schedule(len(outputs["betas"])).respaced(num_steps)
     noisy = torch.cat([inputs["z"], inputs["z"]])
     index = torch.full((len(noisy),), config["respaced_index"])

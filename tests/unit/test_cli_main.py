@@ -83,12 +83,16 @@ def test_arguments_reach_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert exit_info.value.code == 2
 
 
-def test_every_command_has_a_module_with_arguments() -> None:
+def test_every_command_has_a_module_with_arguments_or_commands_of_its_own() -> None:
     pytest.importorskip("rclpy")
     import importlib
 
+    modules = []
     for name in cli.COMMANDS:
         module = importlib.import_module(f"perception.cli.{name}")
+        own = getattr(module, "COMMANDS", {}) if hasattr(module, "main") else {}
+        modules += [importlib.import_module(f"{module.__name__}.{inner}") for inner in own] or [module]
+    for module in modules:
         assert module.Arguments.__doc__
         assert callable(module.run)
 

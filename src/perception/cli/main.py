@@ -15,6 +15,7 @@ COMMANDS = {
     "export": "build a network for onnxruntime, OpenVINO, TensorRT or TensorRT-RTX, and compare it with torch",
     "bench": "measure a network on every backend of this machine; `backend: auto` takes the fastest",
     "doctor": "say what this machine has, what is missing and how to mend it",
+    "weights": "compare a file of weights with a network of ours, and write it as safetensors",
 }
 
 PROGRAM = Program("perception", "perception.cli", COMMANDS)

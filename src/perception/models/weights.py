@@ -10,7 +10,6 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -18,6 +17,7 @@ from torch import nn
 
 from perception.core.errors import WeightsError
 from perception.core.resources import share_dir
+from perception.models.checkpoint_files import read_tensors
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_S = 30.0
@@ -117,24 +117,8 @@ def file_sha256(path: Path) -> str:
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors or torch file (read with weights_only), unwrapped from `model`, `state_dict` or `teacher`."""
-    if not path.is_file():
-        raise WeightsError(f"weights {path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # Torch and safetensors raise a dozen unrelated types for a damaged file; the first line says which.
-        raise WeightsError(f"weights {path}: damaged, or not a plain file of tensors ({str(error).splitlines()[0][:200]})") from error
-    for wrapper in ("model", "state_dict", "teacher"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not content:
-        raise WeightsError(f"weights {path}: holds {type(content).__name__}, must hold named tensors")
-    return {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    """The tensors of a .safetensors file, a torch file of nothing but tensors, or an index.json with its shards (see `checkpoint_files`)."""
+    return read_tensors(path)
 
 
 def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], place: str, optional: tuple[str, ...] = ()) -> None:

@@ -1,7 +1,7 @@
 """One step of diffusion, forwards and backwards, and what a network is trained with.
 
-Ho et al., "Denoising diffusion probabilistic models", 2020 (numbers of equations below); the learned variance and the bound that trains it: Nichol and
-Dhariwal, "Improved denoising diffusion probabilistic models", 2021. Everything is float32 with schedules in float64.
+Ho et al., "Denoising diffusion probabilistic models", 2020 (numbers of equations below); the learned variance and the bound that trains it: Nichol
+and Dhariwal, "Improved denoising diffusion probabilistic models", 2021. Everything is float32 with schedules in float64.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def previous_step(
 
 
 def training_losses(schedule: NoiseSchedule, predict: Predict, clean: Tensor, index: Tensor, noise: Tensor) -> DiffusionLosses:
-    """Losses of each sample; clean and noise (batch, channels, …), index (batch,) of steps. The variational loss does not reach the predicted noise."""
+    """Losses of each sample; clean and noise (batch, channels, …), index (batch,) of steps. The variational loss does not reach the noise."""
     noisy = add_noise(schedule, clean, index, noise)
     prediction = predict(noisy, schedule.timesteps.to(index.device)[index])
     predicted_noise, position = _split(prediction, noisy)

@@ -17,8 +17,8 @@ _STEPS_OF_THOSE = 1000
 class NoiseSchedule:
     """Constants of every step, float64 (steps,), by their names in the papers. Step 0 has the least noise.
 
-    timesteps: int64, the number of each step in the schedule that the network was trained with · alphas_cumprod: share of the signal's variance that is
-    left · posterior_…: the distribution of the step before, given the noisy sample and the clean one: its variance (its log with the first value
+    timesteps: int64, the number of each step in the schedule that the network was trained with · alphas_cumprod: share of the signal's variance that
+    is left · posterior_…: the distribution of the step before, given the noisy sample and the clean one: its variance (its log with the first value
     replaced by the second, as the first variance is 0) and the weights of the clean and the noisy sample in its mean.
     """
 

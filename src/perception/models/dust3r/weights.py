@@ -34,6 +34,11 @@ def to_public(state: Mapping[str, Value]) -> dict[str, Value]:
     return {key.removeprefix("encoder."): value for key, value in state.items()}
 
 
+def complete_from_public(state: Mapping[str, Value]) -> dict[str, Value]:
+    """Entries of a public checkpoint under our names, with what checkpoints may leave out: see `completed`."""
+    return completed(from_public(state))
+
+
 def completed(state: Mapping[str, Value]) -> dict[str, Value]:
     """`state` with what checkpoints may leave out.
 

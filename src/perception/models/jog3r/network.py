@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from perception.core.errors import ConfigError, InputError
@@ -55,7 +54,7 @@ class ClipHead(ClipDecoder):
 class Jog3r(nn.Module):
     """The network. Keys: those of the video network below `stdit`, those of DUSt3R's decoders and heads below `dust3r`.
 
-    Nothing lies between the features and `decoder_embed`: no normalisation and no positions beyond the decoders' own (our reading; the paper is silent).
+    Nothing lies between the features and `decoder_embed`: no normalisation and no positions but the decoders' own (our reading; the paper is silent).
     """
 
     def __init__(self, config: Jog3rConfig = JOG3R) -> None:

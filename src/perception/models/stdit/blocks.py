@@ -57,8 +57,8 @@ class StditBlock(nn.Module):
     def forward(self, x: Tensor, captions: Tensor, step: Tensor, kept: Tensor | None, frame_positions: Tensor | None) -> Tensor:
         """x (batch, frames * cells, dim), frame by frame → the same shape.
 
-        captions and kept as in `CaptionAttention` · step (batch, 6, dim): the diffusion step's part of shift, scale and gate of attention, then of the
-        perceptron · frame_positions (1, frames, dim) or None: added to what temporal attention reads.
+        captions and kept as in `CaptionAttention` · step (batch, 6, dim): the diffusion step's part of shift, scale and gate of attention, then of
+        the perceptron · frame_positions (1, frames, dim) or None: added to what temporal attention reads.
         """
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (self.scale_shift_table + step).chunk(6, dim=1)
         num_frames = self.config.num_frames

@@ -71,9 +71,9 @@ class Stdit(nn.Module):
     def forward(self, latents: Tensor, timesteps: Tensor, captions: Tensor, mask: Tensor | None = None, dropped: Tensor | None = None) -> Tensor:
         """The noise in `latents`, and where its variance lies: (batch, 2 * channels, frames, height, width) float32.
 
-        latents (batch, channels, frames, height, width) · timesteps (batch,) in [0, 1000) · captions (batch, tokens, caption_dim) · mask (batch, tokens),
-        nonzero where a token counts, or None for all; a mask for fewer captions is repeated · dropped (batch,) bool: captions to replace by the empty
-        prompt; by default drawn in training with the probability `caption_dropout`. Raises InputError where a size is not the config's.
+        latents (batch, channels, frames, height, width) · timesteps (batch,) in [0, 1000) · captions (batch, tokens, caption_dim) · mask (batch,
+        tokens), nonzero where a token counts, or None for all; a mask for fewer captions is repeated · dropped (batch,) bool: captions to replace by
+        the empty prompt; by default drawn in training with the probability `caption_dropout`. Raises InputError where a size is not the config's.
         """
         tokens, conditioning = self.embed(latents, timesteps, captions, mask, dropped)
         return self.predict(self.run_blocks(tokens, conditioning, 0, self.config.depth), conditioning)
@@ -81,7 +81,7 @@ class Stdit(nn.Module):
     def embed(
         self, latents: Tensor, timesteps: Tensor, captions: Tensor, mask: Tensor | None = None, dropped: Tensor | None = None
     ) -> tuple[Tensor, Conditioning]:
-        """Tokens (batch, frames * cells, dim), frame by frame, with their places in the frame, and what the blocks are told; arguments of `forward`."""
+        """Tokens (batch, frames * cells, dim), frame by frame, with their places in it, and what the blocks are told; arguments of `forward`."""
         self._check(latents, timesteps, captions)
         kept = _repeated_mask(mask, len(latents), self.config.num_caption_tokens)
         if dropped is None and self.training and self.config.caption_dropout > 0:
@@ -114,7 +114,9 @@ class Stdit(nn.Module):
         config = self.config
         wanted = (config.latent_channels, config.num_frames, config.height, config.width)
         if latents.ndim != 5 or tuple(latents.shape[1:]) != wanted:
-            raise InputError(f"latents of shape {tuple(latents.shape)}: must be (batch, {', '.join(map(str, wanted))}), for which this network was built")
+            raise InputError(
+                f"latents of shape {tuple(latents.shape)}: must be (batch, {', '.join(map(str, wanted))}), for which this network was built"
+            )
         caption_size = (len(latents), config.num_caption_tokens, config.caption_dim)
         if tuple(captions.shape) != caption_size:
             raise InputError(f"captions of shape {tuple(captions.shape)}: must be {caption_size} (batch, tokens, channels)")
