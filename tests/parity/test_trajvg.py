@@ -20,6 +20,8 @@ pytestmark = pytest.mark.parity
 
 RELATIVE, ABSOLUTE = 1e-3, 1e-4
 """The fixture's README; trajectories in units of their deviation."""
+TIES = 10
+"""Times the difference that exact distances make to the official trajectories (`knn64_maxdiff` of a case): what later iterations may be off."""
 ENCODED = 0.2
 """For tokens: sines of angles of up to thousands. Columns that hold no such sine keep to ABSOLUTE."""
 
@@ -92,8 +94,8 @@ def sizes(config):
 class TrackerRecording:
     """What a tracker says in a pass: `values` by the fixture's names, without their prefix."""
 
-    def __init__(self, tracker):
-        self.tracker, self.values, self.levels, self.queries = tracker, {}, None, None
+    def __init__(self, tracker, config):
+        self.tracker, self.ties, self.values, self.levels, self.queries = tracker, config["knn64_maxdiff"], {}, None, None
         tracker.corr_module.register_forward_hook(self._keep_correlations)
         tracker.updateformer.register_forward_hook(self._keep_update)
         tracker.fmap_norm.register_forward_hook(lambda _module, _inputs, output: self.values.update(fmaps_normed_bshwc=output))
@@ -110,7 +112,7 @@ class TrackerRecording:
         index = self._count("delta_iter")
         self.values[f"tokens_in_iter{index}"], self.values[f"delta_iter{index}"] = inputs[0], output
 
-    def keep_tracks(self, estimates, trajectories, visibility):
+    def keep_tracks(self, estimates, visibility):
         self.values.update({f"traj3d_cam_iter{index}": estimate.points for index, estimate in enumerate(estimates)})
         self.values[visibility] = estimates[-1].visibility.sigmoid()
 
@@ -119,14 +121,15 @@ class AloneRecording(TrackerRecording):
     """The tracker alone over the inputs of its case."""
 
     def __init__(self, folder):
-        tracker = Tracker(tracker_sizes(json.loads((folder / "config.json").read_text()))).eval()
-        super().__init__(tracker)
+        config = json.loads((folder / "config.json").read_text())
+        tracker = Tracker(tracker_sizes(config)).eval()
+        super().__init__(tracker, config)
         load_into(nn.ModuleDict({"tracker": tracker}), read(folder, "state_dict"), str(folder))
         inputs, self.expected = read(folder, "inputs"), read(folder, "outputs")
         maps = inputs["pointmaps"].unflatten(0, inputs["fmaps"].shape[:2])
         with torch.inference_mode():
             estimates = tracker(inputs["fmaps"], maps, inputs["query_points2d"], inputs["query_points3d"])
-        self.keep_tracks(estimates, "traj3d_cam", "vis_sigmoid")
+        self.keep_tracks(estimates, "vis_sigmoid")
 
 
 class NetworkRecording(TrackerRecording):
@@ -135,7 +138,7 @@ class NetworkRecording(TrackerRecording):
     def __init__(self, folder):
         config = json.loads((folder / "config.json").read_text())
         network = TrajVG(sizes(config)).eval()
-        super().__init__(network.tracker)
+        super().__init__(network.tracker, config)
         load_into(network, read(folder, "state_dict"), str(folder))
         inputs, stored = read(folder, "inputs"), read(folder, "outputs")
         self.expected = {name.removeprefix("track_"): value for name, value in stored.items()}
@@ -157,7 +160,7 @@ class NetworkRecording(TrackerRecording):
         for index, pair in features.pairs.items():
             num_tokens, dim = pair.shape[1:]
             self.values[f"dec_pair_{index}_reshaped"] = pair.reshape(*inputs["imgs"].shape[:2], dim, num_tokens)
-        self.keep_tracks(estimate.tracks, "traj3d_cam", "out_vis_scores")
+        self.keep_tracks(estimate.tracks, "out_vis_scores")
         self.values |= {f"out_traj3d_world_iter{index}": points for index, points in enumerate(estimate.world_tracks())}
         self.values["out_points"], self.values["out_local_points"] = estimate.world_points, estimate.local_points
         self.values["out_conf"], self.values["out_camera_poses"] = estimate.confidence[..., None], estimate.world_from_camera
@@ -181,7 +184,9 @@ def test_every_stored_value_is_the_official_one(recording):
             assert_close(found, expected, rtol=0, atol=ENCODED)
             continue
         scale = float(expected.std()) if "traj3d" in name else 1.0
-        assert_close(found / scale, expected / scale, rtol=RELATIVE, atol=ABSOLUTE)
+        tied = "_iter" in name and not name.endswith("iter0")
+        slack = TIES * recording.ties if tied or "vis" in name else 0.0
+        assert_close(found / scale, expected / scale, rtol=RELATIVE, atol=ABSOLUTE + slack / scale)
 
 
 def test_columns_of_tokens_that_hold_no_fast_sines_are_the_official_ones(recording):
@@ -197,8 +202,9 @@ def test_columns_of_tokens_that_hold_no_fast_sines_are_the_official_ones(recordi
     for index in range(recording.tracker.config.num_iterations):
         name = f"tokens_in_iter{index}"
         found, expected = recording.values[name], recording.expected[name]
-        assert_close(found[..., columns], expected[..., columns], rtol=RELATIVE, atol=ABSOLUTE)
-        assert_close(found[..., 1 + 2 * encoded :], expected[..., 1 + 2 * encoded :], rtol=RELATIVE, atol=ABSOLUTE)
+        slack = TIES * recording.ties if index else 0.0
+        assert_close(found[..., columns], expected[..., columns], rtol=RELATIVE, atol=ABSOLUTE + slack)
+        assert_close(found[..., 1 + 2 * encoded :], expected[..., 1 + 2 * encoded :], rtol=RELATIVE, atol=ABSOLUTE + slack)
 
 
 def test_each_iteration_alone_gives_the_official_correlations_and_corrections(recording):
