@@ -127,14 +127,18 @@ def _least_absolute(predicted: np.ndarray, true: np.ndarray, scale: float) -> tu
 
 
 def _adam(predicted: Tensor, true: Tensor, scale: float, learning_rate: float) -> tuple[float, float]:
-    """Stops early once the sum of differences changes by less than 1e-6 in a step. The gradient is written out: it sums signs."""
-    line = [torch.tensor([value], dtype=predicted.dtype, device=predicted.device) for value in (scale, 0.0)]
-    optimiser = torch.optim.Adam(line, lr=learning_rate)
+    """Steps of Adam on the sum of absolute differences, whose gradient is written out: it sums signs.
+
+    Stops early once the sum changes by less than 1e-6 in a step.
+    """
+    line = torch.tensor([scale, 0.0], dtype=predicted.dtype, device=predicted.device)
+    line.grad = torch.zeros_like(line)
+    optimiser = torch.optim.Adam([line], lr=learning_rate, foreach=False)
     last = None
     for _ in range(_ADAM_STEPS):
         difference = line[0] * predicted + line[1] - true
         sign = difference.sign()
-        line[0].grad, line[1].grad = (sign * predicted).sum()[None], sign.sum()[None]
+        line.grad[0], line.grad[1] = (sign * predicted).sum(), sign.sum()
         optimiser.step()
         loss = float(difference.abs().sum())
         if last is not None and abs(last - loss) < 1e-6:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from perception.core.errors import InputError
 from perception.geometry import se3, so3
@@ -159,4 +160,12 @@ def _checked(estimated: NDArray, true: NDArray) -> tuple[NDArray[np.float64], ND
         raise InputError(f"trajectories: estimated {estimated.shape} and true {true.shape}; both must be (frames, 4, 4) with at least one frame")
     if not (np.isfinite(estimated).all() and np.isfinite(true).all()):
         raise InputError("trajectories: all poses must be finite; leave out frames without a pose on both sides")
-    return estimated, true
+    return _with_true_rotations(estimated), _with_true_rotations(true)
+
+
+def _with_true_rotations(poses: NDArray) -> NDArray[np.float64]:
+    """Rotations that were stored in float32 are rotations only to 1e-7: the nearest ones are taken, as trajectory files are written."""
+    try:
+        return se3.from_rotation_translation(Rotation.from_matrix(poses[:, :3, :3]).as_matrix(), poses[:, :3, 3])
+    except ValueError as error:
+        raise InputError(f"trajectories: a pose has no rotation in its upper left 3x3 ({error})") from error
