@@ -23,7 +23,7 @@ def cases(*names):
     return [folder for folder, config in configs.items() if isinstance(config, dict) and set(names) <= config.keys()]
 
 
-NETWORKS = cases("input_size", "space_scale", "prompt_lens")
+NETWORKS = cases("input_size", "space_scale", "caption_channels")
 DIFFUSIONS = cases("respaced_index", "cfg_scale")
 MANIFESTS = [path for folder in NETWORKS for path in sorted(folder.glob("full_manifest*.json"))]
 
@@ -33,14 +33,15 @@ def read(path):
         return {key: torch.from_numpy(stored[key]) for key in stored}
 
 
-def stdit_config(config, latent_channels=4):
-    """Our sizes from the constructor arguments of a fixture."""
+def stdit_config(config, state):
+    """Our sizes from the constructor arguments of a fixture; channels and patch from its weights."""
     frames, height, width = config["input_size"]
     return StditConfig(
         num_frames=frames,
         height=height,
         width=width,
-        latent_channels=latent_channels,
+        latent_channels=state["x_embedder.proj.weight"].shape[1],
+        patch_size=state["x_embedder.proj.weight"].shape[-1],
         hidden_dim=config["hidden_size"],
         depth=config["depth"],
         num_heads=config["num_heads"],
@@ -52,7 +53,7 @@ def stdit_config(config, latent_channels=4):
 
 
 def load_stdit(folder, state):
-    network = Stdit(stdit_config(json.loads((folder / "config.json").read_text()))).eval()
+    network = Stdit(stdit_config(json.loads((folder / "config.json").read_text()), state)).eval()
     load_into(network, state, str(folder))
     return network
 
