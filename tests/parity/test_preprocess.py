@@ -8,6 +8,7 @@ import torch
 from tests.support.closeness import PARITY, assert_close
 
 from perception.geometry import se3
+from perception.geometry.depth_edges import depth_and_normal_edges, depth_edges
 from perception.models.pi3 import prepare_images, target_size
 
 pytestmark = pytest.mark.parity
@@ -50,3 +51,18 @@ def test_images_are_the_official_ones(case):
 def test_inverse_poses_are_the_official_ones(case):
     _, inputs, outputs = case
     assert_close(se3.inverse(torch.from_numpy(inputs["se3"])), outputs["se3_inverse"], rtol=0, atol=TOLERANCE_INVERSE)
+
+
+def test_masks_of_edges_are_the_official_ones(case):
+    """Names of outputs: depth_edge or depth_normal_edge, the relative step, and `masked` where the mask of valid pixels was given."""
+    _, inputs, outputs = case
+    depth, points, valid = (torch.from_numpy(inputs[name]) for name in ("depth", "points", "mask"))
+    names = [name for name in outputs if "_edge_rtol" in name]
+    assert names
+    for name in names:
+        kind, _, rest = name.partition("_edge_rtol")
+        step, _, masked = rest.partition("_")
+        chosen = valid if masked else None
+        function, values = (depth_edges, depth) if kind == "depth" else (depth_and_normal_edges, points)
+        edges = function(values, chosen, relative_step=float(step))
+        np.testing.assert_array_equal(edges.numpy().reshape(outputs[name].shape), outputs[name], err_msg=name)
