@@ -103,8 +103,8 @@ def _variational(schedule: NoiseSchedule, step: StepDistribution, clean: Tensor,
     true_log_variance = _at(schedule.posterior_log_variance_clipped, index, noisy)
     divergence = _normal_divergence(true_mean, true_log_variance, step.mean, step.log_variance)
     surprise = -_grey_level_log_likelihood(clean, step.mean, 0.5 * step.log_variance)
-    means = [values.flatten(1).mean(1) / math.log(2) for values in (surprise, divergence)]
-    return torch.where(index == 0, *means)
+    nats = torch.where(index == 0, surprise.flatten(1).mean(1), divergence.flatten(1).mean(1))
+    return nats / math.log(2)
 
 
 def _normal_divergence(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_variance: Tensor) -> Tensor:

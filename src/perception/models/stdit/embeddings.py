@@ -38,7 +38,7 @@ class TimestepEmbedder(nn.Module):
         half = _FREQUENCY_DIM // 2
         frequencies = torch.exp(-math.log(_MAX_PERIOD) * torch.arange(half, dtype=torch.float32, device=timesteps.device) / half)
         angles = timesteps.float()[:, None] * frequencies
-        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.mlp[0].weight.dtype))
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(next(self.mlp.parameters()).dtype))
 
 
 class CaptionEmbedder(nn.Module):

@@ -14,7 +14,9 @@ from perception.models.stdit.blocks import FinalLayer, StditBlock
 from perception.models.stdit.config import OPENSORA_16X256X256, StditConfig
 from perception.models.stdit.embeddings import CaptionEmbedder, LatentEmbedder, TimestepEmbedder
 
-_INITIAL_STD = 0.02
+_NARROW, _NARROW_STD = ("t_embedder.", "t_block.", "y_embedder."), 0.02
+_ZERO = ("attn_temp.proj.weight", "cross_attn.proj.weight", "final_layer.linear.weight")
+"""How layers start that are not as others; see `Stdit._initialise`."""
 
 
 class Conditioning(NamedTuple):
@@ -55,18 +57,17 @@ class Stdit(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """As the released code starts: a new network predicts 0 and lets neither time nor caption change a token."""
+        """As the released code starts: a new network predicts 0 and lets neither other frames nor captions change a token."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.x_embedder.proj.weight.flatten(1))
-        for layer in (self.t_embedder.mlp[0], self.t_embedder.mlp[2], self.t_block[1], self.y_embedder.y_proj.fc1, self.y_embedder.y_proj.fc2):
-            nn.init.normal_(layer.weight, std=_INITIAL_STD)
-        for block in self.blocks:
-            nn.init.zeros_(block.attn_temp.proj.weight)
-            nn.init.zeros_(block.cross_attn.proj.weight)
-        nn.init.zeros_(self.final_layer.linear.weight)
+        for name, parameter in self.named_parameters():
+            if name.startswith(_NARROW) and name.endswith("weight"):
+                nn.init.normal_(parameter, std=_NARROW_STD)
+            elif name.endswith(_ZERO):
+                nn.init.zeros_(parameter)
 
     def forward(self, latents: Tensor, timesteps: Tensor, captions: Tensor, mask: Tensor | None = None, dropped: Tensor | None = None) -> Tensor:
         """The noise in `latents`, and where its variance lies: (batch, 2 * channels, frames, height, width) float32.
