@@ -76,7 +76,7 @@ class Pi3Backbone(nn.Module):
             raise InputError(f"{place}: images of shape {tuple(images.shape)}, {kind}; must be (batch, frames, 3, height, width), floating point")
         if images.shape[0] < 1 or images.shape[1] < min_frames:
             raise InputError(f"{place}: {images.shape[0]} clips of {images.shape[1]} frames; needs one clip and {min_frames} frames or more")
-        grid = patch_grid(*images.shape[-2:], self.backbone_config.patch_px, place)
+        grid = patch_grid(images.shape[-2], images.shape[-1], self.backbone_config.patch_px, place)
         low, high = (float(value) for value in images.detach().aminmax())
         if not (low >= -_RANGE_SLACK and high <= 1 + _RANGE_SLACK):
             raise InputError(f"{place}: images with values from {low:g} to {high:g}; must be RGB in [0, 1], not normalised")

@@ -35,7 +35,7 @@ def check_memory(config: BackboneConfig, images: Tensor, kept: Kept, place: str)
     """InputError when images (batch, frames, 3, height, width) cannot fit into what is free on their device."""
     free = free_memory_bytes(images.device)
     num_images = images.shape[0] * images.shape[1]
-    needed = least_bytes(config, num_images, *images.shape[-2:], kept)
+    needed = least_bytes(config, num_images, images.shape[-2], images.shape[-1], kept)
     if free is not None and needed > free:
         most = num_images * free // needed
         raise InputError(
