@@ -8,7 +8,9 @@ from perception.models.dust3r.config import DecoderConfig, DUSt3RConfig, dpt, li
 from perception.models.dust3r.croco import CroCo, Encoder
 from perception.models.dust3r.decoders import ClipDecoder, PairDecoder
 from perception.models.dust3r.heads import PointMap, make_head, read_head
+from perception.models.dust3r.images import PreparedImage, prepare_image, prepare_images
 from perception.models.dust3r.network import DUSt3R, PairHeads, PairPointMaps
+from perception.models.dust3r.reconstruction import reconstruct
 from perception.models.dust3r.weights import from_public, load_croco, load_dust3r, start_from_croco, to_public
 
 __all__ = [
@@ -22,13 +24,17 @@ __all__ = [
     "PairHeads",
     "PairPointMaps",
     "PointMap",
+    "PreparedImage",
     "dpt",
     "from_public",
     "linear",
     "load_croco",
     "load_dust3r",
     "make_head",
+    "prepare_image",
+    "prepare_images",
     "read_head",
+    "reconstruct",
     "start_from_croco",
     "tiny",
     "to_public",

@@ -27,7 +27,6 @@ class Encoder(nn.Module):
         self.patch_embed = PatchEmbedding(config.feature_dim, config.patch_px)
         self.enc_blocks = nn.ModuleList(TransformerBlock(config.feature_dim, config.enc_heads, norm_eps=NORM_EPS) for _ in range(config.enc_depth))
         self.enc_norm = nn.LayerNorm(config.feature_dim, eps=NORM_EPS)
-        self.gradient_checkpointing = False
         self._head_dim = config.feature_dim // config.enc_heads
         self._rotary_base = config.rotary_base
 
@@ -37,19 +36,19 @@ class Encoder(nn.Module):
             raise InputError(f"{place}: images {tuple(images.shape)}; must be (batch, 3, height, width) with a batch of at least 1")
         return patch_grid(images.shape[2], images.shape[3], self.patch_embed.patch_px, place)
 
-    def forward(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, visible: Tensor | None = None, checkpointing: bool = False) -> Tensor:
         """images (batch, 3, height, width) in [-1, 1] → features (batch, tokens, feature_dim).
 
         visible (batch, tokens) bool, equally many in each row: only these tokens are encoded and given back, in their order.
+        checkpointing: see `checkpointed`.
         """
         rotary = rotary_table(grid_positions(*self.grid(images, "CroCo's encoder"), device=images.device), self._head_dim, self._rotary_base)
         x = self.patch_embed(images)
         if visible is not None:
             x = x[visible].unflatten(0, (len(x), -1))
             rotary = Rotary(*(table.expand(len(x), -1, -1)[visible].unflatten(0, (len(x), -1)) for table in rotary))
-        enabled = self.gradient_checkpointing and self.training
         for block in self.enc_blocks:
-            x = checkpointed(block, x, rotary, enabled=enabled)
+            x = checkpointed(block, x, rotary, enabled=checkpointing)
         return self.enc_norm(x)
 
 

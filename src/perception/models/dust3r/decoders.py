@@ -37,6 +37,7 @@ class PairDecoder(nn.Module):
     """Two decoders of the same form and own weights, each reading what the block before gave for the other image.
 
     Module names are the checkpoints' (decoder_embed, dec_blocks, dec_blocks2, dec_norm); the first and last are shared by both.
+    gradient_checkpointing: set it to True, and in train mode every block computes its inner values again in the backward pass.
     """
 
     def __init__(self, config: DecoderConfig) -> None:

@@ -51,7 +51,8 @@ class PairHeads(PairDecoder):
 class DUSt3R(PairHeads):
     """The network. Parameter names are the checkpoints', but for the prefix `encoder` and DPT heads (see `weights`).
 
-    Under `torch.autocast` encoder and decoders run in half precision and the heads in float32. `set_gradient_checkpointing` trades time for memory.
+    Under `torch.autocast` encoder and decoders run in half precision and the heads in float32. gradient_checkpointing: set it to True, and in train
+    mode every block computes its inner values again in the backward pass.
     """
 
     def __init__(self, config: DUSt3RConfig | None = None) -> None:
@@ -62,19 +63,16 @@ class DUSt3R(PairHeads):
         # Stands for hidden patches in CroCo's pretext task; DUSt3R's checkpoints still carry it, unused.
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.dec_dim), requires_grad=False)
 
-    def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """In train mode, compute the inside of every block again in the backward pass instead of keeping it."""
-        self.gradient_checkpointing = self.encoder.gradient_checkpointing = enabled
-
     def forward(self, images1: Tensor, images2: Tensor) -> PairPointMaps:
         """images1, images2 (batch, 3, height, width) in [-1, 1], sides multiples of the patch; both sizes may differ. One pair per row."""
         grid1, grid2 = self.encoder.grid(images1, "DUSt3R, first images"), self.encoder.grid(images2, "DUSt3R, second images")
         if len(images1) != len(images2):
             raise InputError(f"DUSt3R: {len(images1)} first and {len(images2)} second images; must be equally many, one pair per row")
+        checkpointing = self.gradient_checkpointing and self.training
         if images1.shape == images2.shape:
-            features1, features2 = self.encoder(torch.cat([images1, images2])).chunk(2)
+            features1, features2 = self.encoder(torch.cat([images1, images2]), checkpointing=checkpointing).chunk(2)
         else:
-            features1, features2 = self.encoder(images1), self.encoder(images2)
+            features1, features2 = (self.encoder(images, checkpointing=checkpointing) for images in (images1, images2))
         return self.point_maps(features1, features2, grid1, grid2)
 
     @torch.no_grad()
