@@ -13,7 +13,9 @@ from torch.autograd.function import once_differentiable
 from perception.core.errors import InputError
 
 SMALLEST_SUM = 1e-4
-"""Sums of two singular values (the last one signed) below this are taken as this in the gradient. A sum of 0 leaves the rotation open."""
+"""Of two singular values (the last one signed), as a share of the largest: smaller sums are taken as this in the gradient, which then stays finite.
+At a sum of 0 the rotation between the two axes is open."""
+_NOTHING = 1e-30
 
 
 def rotation_from_nine(nine: Tensor) -> Tensor:
@@ -33,7 +35,7 @@ def nearest_rotation(matrix: Tensor) -> Tensor:
     """Rotations (..., 3, 3), determinant +1, that are nearest in squared difference to the matrices (..., 3, 3), float32 or float64.
 
     The gradient divides by sums of singular values and not, as that of an SVD does, by their differences: it is finite also at rotations, where
-    all three are equal. Can be differentiated once.
+    all three are equal (Papadopoulo and Lourakis, ECCV 2000). Can be differentiated once.
     """
     rotation: Tensor = _NearestRotation.apply(matrix)
     return rotation
@@ -62,5 +64,7 @@ class _NearestRotation(torch.autograd.Function):
         rotation, stretches, vt = ctx.saved_tensors
         with torch.autocast(rotation.device.type, enabled=False):
             inner = vt @ rotation.mT @ gradients[0] @ vt.mT
-            sums = (stretches[..., :, None] + stretches[..., None, :]).clamp(min=SMALLEST_SUM)
+            largest = stretches[..., :1, None]
+            floor = torch.where(largest > _NOTHING, SMALLEST_SUM * largest, 1.0)
+            sums = (stretches[..., :, None] + stretches[..., None, :]).clamp(min=floor)
             return rotation @ vt.mT @ ((inner - inner.mT) / sums) @ vt

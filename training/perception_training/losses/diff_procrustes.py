@@ -9,19 +9,16 @@ counterpart get weight 0 instead of a guess, a rigid motion is fitted, and the l
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from perception.core.errors import InputError
+from perception.geometry.rotation_projection import nearest_rotation
 from perception.ops.pairs_of_points import PairLoss, check_pair
 
 MIN_MATCHES = 4
 """Queries with a counterpart below which a pair of views gives no motion and is left out."""
-_SMALLEST_GAP = 1e-8
-"""Of two singular values (relative to the largest), below which the rotation between their axes is open and gets no gradient."""
 
 
 def diff_procrustes_loss(
@@ -78,29 +75,5 @@ def weighted_procrustes(
     where two singular values are equal, as on a sphere."""
     share = (weight / weight.sum())[:, None]
     source_mean, target_mean = (share * source).sum(0), (share * target).sum(0)
-    rotation = _NearestRotation.apply((target - target_mean).T @ (share * (source - source_mean)))
+    rotation = nearest_rotation((target - target_mean).T @ (share * (source - source_mean)))
     return rotation, target_mean - rotation @ source_mean
-
-
-class _NearestRotation(torch.autograd.Function):
-    """Rotation U S V^T of the covariance U diag(singular) V^T. Its derivative needs sums of singular values only, where that of the decomposition
-    itself has differences, which explode for round shapes (derivative as in Papadopoulo and Lourakis, ECCV 2000)."""
-
-    @staticmethod
-    def forward(ctx: Any, covariance: Tensor) -> Tensor:
-        left, singular, right = torch.linalg.svd(covariance)
-        signs = torch.ones_like(singular)
-        signs[-1] = torch.sign(torch.det(left) * torch.det(right))
-        left = left * signs
-        ctx.save_for_backward(left, singular * signs, right)
-        return left @ right
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            raise RuntimeError("DiffProc has no second derivative; leave create_graph off")
-        left, singular, right = ctx.saved_tensors
-        inner = left.T @ grad @ right.T
-        sums = singular[:, None] + singular
-        is_open = sums.abs() <= _SMALLEST_GAP * singular.abs().max()
-        return left @ ((inner - inner.T) / sums.masked_fill(is_open, torch.inf)) @ right
