@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import pickle
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from perception.models.checkpoint_files import read_tensors
 from perception.models.network_files import compare, most_like
 from perception.models.networks import NETWORKS, build_network, create_network, network_card, network_spec, resolve
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = "dust3r_512_linear"
 """A network with a configuration of 0.2 M numbers, and with names of its own."""
 
@@ -201,6 +203,13 @@ def test_broken_shards_say_which(folder: Path, tmp_path: Path) -> None:
         read_tensors(tmp_path)
 
 
+def test_what_a_clone_without_lfs_holds_is_named(tmp_path: Path) -> None:
+    for name in ("x.safetensors", "x.bin"):
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+        with pytest.raises(WeightsError, match=r"only a pointer to the file.*git lfs pull"):
+            read_tensors(tmp_path / name)
+
+
 def test_unknown_names_list_the_known(capsys: pytest.CaptureFixture[str]) -> None:
     assert weights("check", "pi4", "x") == 2
     assert "network = 'pi4': unknown; known: cotracker3_offline" in capsys.readouterr().err
@@ -220,6 +229,8 @@ def test_every_network_has_a_card_with_source_licence_input_and_what_was_run(nam
     headings = [line.removeprefix("## ").lower() for line in card.splitlines() if line.startswith("## ")]
     for heading in ("source", "licence", "input", "what was run", "what was not run"):
         assert any(found.startswith(heading) for found in headings), f"{spec.card} has no section {heading!r}; it has {headings}"
+    for path in re.findall(r"`((?:tests|benchmarks|docs)/[\w/.]+)`", card):
+        assert (REPOSITORY / path).is_file(), f"{spec.card} names {path}"
 
 
 def test_every_card_belongs_to_a_network() -> None:

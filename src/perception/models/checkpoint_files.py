@@ -23,11 +23,14 @@ INDEX_SUFFIX = ".index.json"
 _WRAPPERS = ("model", "state_dict", "teacher")
 _NUM_NAMED = 4
 _MESSAGE_LENGTH = 200
+_LFS_POINTER = b"version https://git-lfs"
 _SAFETENSORS_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
@@ -146,6 +149,9 @@ def _refused(path: Path, error: Exception, leave_out_others: bool) -> WeightsErr
 
 
 def _damaged(path: Path, error: Exception) -> WeightsError:
+    with path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            return WeightsError(f"weights {path}: only a pointer to the file, as git leaves it without Git LFS; fetch it with `git lfs pull`")
     return WeightsError(f"weights {path}: damaged, or not a plain file of tensors ({str(error).splitlines()[0][:_MESSAGE_LENGTH]})")
 
 
