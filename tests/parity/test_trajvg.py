@@ -95,7 +95,7 @@ class TrackerRecording:
     """What a tracker says in a pass: `values` by the fixture's names, without their prefix."""
 
     def __init__(self, tracker, config):
-        self.tracker, self.ties, self.values, self.levels, self.queries = tracker, config["knn64_maxdiff"], {}, None, None
+        self.tracker, self.ties, self.values, self.levels, self.queries = tracker, config.get("knn64_maxdiff", 0.0), {}, None, None
         tracker.corr_module.register_forward_hook(self._keep_correlations)
         tracker.updateformer.register_forward_hook(self._keep_update)
         tracker.fmap_norm.register_forward_hook(lambda _module, _inputs, output: self.values.update(fmaps_normed_bshwc=output))

@@ -89,12 +89,14 @@ class NeighbourCorrelation(nn.Module):
         here = [query.repeat_interleave(num_frames, dim=0) for query in queries]
         numbers = flat.shape[0] * self._num_neighbours * (encoded_dim(_OFFSETS) + 3 * here[0].shape[-1])
         chunk = max(1, NUMBERS_AT_ONCE.get(flat.device.type, NUMBERS_AT_ONCE["cuda"]) // numbers)
+        neighbours = [nearest_neighbours(flat, level.points, self._num_neighbours) for level in levels]
         parts = []
         for start in range(0, num_points, chunk):
-            at, values = flat[:, start : start + chunk], []
-            for index, (level, query) in enumerate(zip(levels, here, strict=True)):
-                neighbours = nearest_neighbours(at, level.points, self._num_neighbours)
-                values.append(checkpointed(self._read, index, level, query[:, start : start + chunk], at, neighbours, enabled=checkpointing))
+            at = slice(start, start + chunk)
+            values = [
+                checkpointed(self._read, index, level, query[:, at], flat[:, at], near[:, at], enabled=checkpointing)
+                for index, (level, query, near) in enumerate(zip(levels, here, neighbours, strict=True))
+            ]
             parts.append(torch.cat(values, dim=-1))
         return torch.cat(parts, dim=1).unflatten(0, coordinates.shape[:2])
 

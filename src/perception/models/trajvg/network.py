@@ -46,7 +46,8 @@ class TrajVGEstimate(NamedTuple):
 
     def world_tracks(self) -> list[Tensor]:
         """Points of the tracks (batch, frames, points, 3) in the world after each iteration."""
-        return [se3.transform_points(self.world_from_camera, estimate.points) for estimate in self.tracks]
+        with no_autocast(self.world_from_camera.device):
+            return [se3.transform_points(self.world_from_camera, estimate.points) for estimate in self.tracks]
 
 
 class TrajVG(Pi3Backbone):
@@ -80,6 +81,8 @@ class TrajVG(Pi3Backbone):
         One frame is enough. Raises InputError for other shapes and values, for frames too small to track in, and for clips that do not fit into the
         free memory.
         """
+        if num_iterations is not None and num_iterations < 1:
+            raise InputError(f"TrajVG: num_iterations = {num_iterations}; must be 1 or more")
         rows, cols = self.check_images(images)
         self.tracker.check_size(*self.track_decoder.map_size(rows, cols))
         queries = query_grid(images) if queries_px is None else self._checked_queries(images, queries_px)
