@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 
 from perception.core.devices import free_memory_bytes
 from perception.core.errors import InputError
 from perception.models.pi3.config import BackboneConfig
-
-Kept = Literal["nothing", "inputs", "everything"]
 
 _FLOAT_BYTES = 4
 _OUTPUT_CHANNELS = 7  # local and world points, confidence
@@ -19,23 +15,22 @@ _WIDTHS_KEPT = 18  # widths that a block keeps for its backward pass
 _WIDTHS_RECOMPUTED = 2  # widths that a checkpointed block keeps: its input, float32
 
 
-def least_bytes(config: BackboneConfig, num_images: int, height_px: int, width_px: int, kept: Kept) -> int:
+def least_bytes(config: BackboneConfig, num_images: int, height_px: int, width_px: int, kept_blocks: int = 0, recomputes: bool = False) -> int:
     """Bytes that a forward pass over num_images frames needs at the very least, beside the weights; linear in the frames.
 
-    kept: what stays for a backward pass of each block.
+    kept_blocks: blocks that keep values for a backward pass, only their inputs where they are checkpointed (`recomputes`).
     """
     num_tokens = num_images * (config.decoder_registers + height_px * width_px // config.patch_px**2)
-    kept_widths = {"nothing": 0, "inputs": _WIDTHS_RECOMPUTED, "everything": _WIDTHS_KEPT}[kept] * (config.encoder_depth + config.decoder_depth)
-    widths = max(kept_widths, _WIDTHS_AT_ONCE)
+    widths = max(_WIDTHS_AT_ONCE, kept_blocks * (_WIDTHS_RECOMPUTED if recomputes else _WIDTHS_KEPT))
     half = _FLOAT_BYTES // 2  # what autocast stores; float32 takes more
     return num_tokens * config.dim * widths * half + num_images * height_px * width_px * _OUTPUT_CHANNELS * _FLOAT_BYTES
 
 
-def check_memory(config: BackboneConfig, images: Tensor, kept: Kept, place: str) -> None:
+def check_memory(config: BackboneConfig, images: Tensor, kept_blocks: int, recomputes: bool, place: str) -> None:
     """InputError when images (batch, frames, 3, height, width) cannot fit into what is free on their device."""
     free = free_memory_bytes(images.device)
     num_images = images.shape[0] * images.shape[1]
-    needed = least_bytes(config, num_images, images.shape[-2], images.shape[-1], kept)
+    needed = least_bytes(config, num_images, images.shape[-2], images.shape[-1], kept_blocks, recomputes)
     if free is not None and needed > free:
         most = num_images * free // needed
         raise InputError(
