@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from perception.core.errors import ConfigError, InputError
-from perception.models.jog3r import JOG3R, Jog3r, Jog3rConfig, tiny
+from perception.models.jog3r import JOG3R, Jog3r, Jog3rConfig, reconstruct_clip, tiny
 from perception.models.networks import create_network
 
 KINDS: tuple[Literal["pairs", "clip"], ...] = ("pairs", "clip")
@@ -91,6 +91,17 @@ def test_one_clip_is_learnt_by_heart(kind: Literal["pairs", "clip"]) -> None:
         optimiser.step()
         history.append(loss.item())
     assert history[-1] < 0.1 * history[0]
+
+
+def test_a_clip_is_reconstructed_with_little_noise_from_a_seed() -> None:
+    network, latents = awake("pairs"), clip(1)[0]
+    first, again, noisier = (reconstruct_clip(network, latents, step).other.points for step in (0, 0, 5))
+    assert torch.equal(first, again)
+    assert not first.requires_grad
+    clean = network.reconstruct(network.features(latents, torch.zeros(1))).other.points
+    assert 0 < (first - clean).norm() < (noisier - clean).norm() < clean.norm()
+    with pytest.raises(ConfigError, match=r"step = 100: must lie in \[0, 99\]"):
+        reconstruct_clip(network, latents, 100)
 
 
 def test_the_paper_trains_temporal_attention_after_the_first_blocks_and_the_decoders() -> None:

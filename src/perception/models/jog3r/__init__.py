@@ -6,5 +6,6 @@ decided. The model card is models/cards/jog3r.md.
 
 from perception.models.jog3r.config import JOG3R, JOG3R_CLIP, Jog3rConfig, tiny
 from perception.models.jog3r.network import ClipHead, Jog3r, Jog3rOutput, Reconstruction
+from perception.models.jog3r.reconstruction import reconstruct_clip
 
-__all__ = ["JOG3R", "JOG3R_CLIP", "ClipHead", "Jog3r", "Jog3rConfig", "Jog3rOutput", "Reconstruction", "tiny"]
+__all__ = ["JOG3R", "JOG3R_CLIP", "ClipHead", "Jog3r", "Jog3rConfig", "Jog3rOutput", "Reconstruction", "reconstruct_clip", "tiny"]
