@@ -9,6 +9,7 @@ from tests.support.closeness import assert_close
 
 from perception.core.errors import ConfigError, InputError, WeightsError
 from perception.models.pi3 import Pi3, pi3_tiny
+from perception.models.pi3 import memory as memory_module
 from perception.models.trajvg import Tracker, TrackerConfig, TrajVG, TrajVGConfig, load_trajvg, query_grid, trajvg_large, trajvg_tiny
 from perception.models.trajvg import correlation as correlation_module
 from perception.models.trajvg import network as network_module
@@ -307,6 +308,19 @@ def test_a_clip_is_learnt_by_heart():
 def test_inputs_that_cannot_be_used_are_named(images, queries, message):
     with pytest.raises(InputError, match=message):
         network()(images, queries)
+
+
+def test_a_number_of_iterations_below_one_is_named():
+    with pytest.raises(InputError, match="num_iterations = 0"):
+        network()(clip(1), pixels(), 0)
+
+
+def test_a_clip_that_does_not_fit_into_memory_is_named_before_it_is_tried(monkeypatch):
+    """The feature maps count as well: what Pi3 could do just so is too much for TrajVG."""
+    needed = memory_module.least_bytes(SIZES.backbone, 2, HEIGHT, WIDTH)
+    monkeypatch.setattr(memory_module, "free_memory_bytes", lambda _device: needed)
+    with pytest.raises(InputError, match=r"TrajVG: 2 frames of 70x56 px need at least .* GB are free; give fewer"):
+        run(network(), clip(2))
 
 
 @pytest.mark.parametrize(

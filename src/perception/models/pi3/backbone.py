@@ -14,7 +14,7 @@ from perception.models.parts.patch_embedding import patch_grid
 from perception.models.parts.rotary import Rotary, grid_positions, rotary_table
 from perception.models.pi3.config import BackboneConfig
 from perception.models.pi3.encoder import DinoEncoder
-from perception.models.pi3.memory import check_memory
+from perception.models.pi3.memory import OUTPUT_CHANNELS, check_memory
 
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, applied inside the network."""
@@ -64,6 +64,11 @@ class Pi3Backbone(nn.Module):
         self.register_buffer("image_std", torch.tensor(IMAGE_STD).view(1, 3, 1, 1))
 
     @property
+    def channels_at_once(self) -> int:
+        """Numbers for each pixel that all frames have in memory at once."""
+        return OUTPUT_CHANNELS
+
+    @property
     def recomputes(self) -> bool:
         """Whether blocks are checkpointed now."""
         return self.gradient_checkpointing and self.training
@@ -96,7 +101,8 @@ class Pi3Backbone(nn.Module):
         assert all(0 <= pair < self.backbone_config.num_pairs for pair in keep_pairs), keep_pairs
         rows, cols = self.check_images(images)
         kept_blocks = sum(all(parameter.requires_grad for parameter in block.parameters()) for block in (*self.encoder.blocks, *self.decoder))
-        check_memory(self.backbone_config, images, kept_blocks if torch.is_grad_enabled() else 0, self.recomputes, type(self).__name__)
+        kept_blocks = kept_blocks if torch.is_grad_enabled() else 0
+        check_memory(self.backbone_config, images, kept_blocks, self.recomputes, self.channels_at_once, type(self).__name__)
         num_clips, num_frames = images.shape[:2]
         tokens = self._encode(images.flatten(0, 1), rows, cols)
         within = self.frame_rotary(rows, cols, self.backbone_config.dim // self.backbone_config.num_heads)

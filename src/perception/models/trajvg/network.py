@@ -68,6 +68,11 @@ class TrajVG(Pi3Backbone):
         self.track_head = nn.ModuleDict({"tracker": Tracker(config.tracker)})
 
     @property
+    def channels_at_once(self) -> int:
+        """Numbers for each pixel that all frames have in memory at once: the results, and the feature maps as they are and normalised."""
+        return super().channels_at_once + 2 * self.config.tracker.feature_dim // self.config.tracker.stride_px**2
+
+    @property
     def tracker(self) -> Tracker:
         """The part that tracks."""
         tracker = self.track_head["tracker"]
