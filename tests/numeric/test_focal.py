@@ -1,5 +1,6 @@
 """Focal length of point maps."""
 
+import json
 import warnings
 
 import numpy as np
@@ -68,8 +69,11 @@ def test_shapes_that_do_not_fit_are_refused(arguments):
         focal_of_point_map(*arguments)
 
 
+ALIGNMENTS = sorted(path.parent for path in PARITY.rglob("config.json") if "gt_focal" in json.loads(path.read_text()))
+
+
 @pytest.mark.parity
-@pytest.mark.parametrize("folder", sorted(path.parent for path in PARITY.rglob("outputs.npz") if "global_align" in path.parent.name), ids=str)
+@pytest.mark.parametrize("folder", ALIGNMENTS, ids=str)
 def test_focal_of_each_edge_is_the_one_of_dust3r(folder):
     with np.load(folder / "inputs.npz") as inputs, np.load(folder / "outputs.npz") as outputs:
         points = torch.from_numpy(inputs["pred_i"])

@@ -7,7 +7,7 @@ import pytest
 from tests.support.closeness import PARITY
 
 from perception.evaluation.metrics.depth import depth_scores
-from perception.evaluation.metrics.point_maps import ICP_REACH, icp, normals_of_points, point_scores, reconstruction_scores
+from perception.evaluation.metrics.point_maps import icp, normals_of_points, point_scores, reconstruction_scores
 from perception.evaluation.metrics.relative_pose import area_under_curve, pair_errors, share_below
 from perception.evaluation.metrics.trajectory import (
     absolute_pose_errors,
@@ -26,14 +26,14 @@ pytestmark = pytest.mark.parity
 CLOSED_FORM, ITERATIVE, OPEN3D = 1e-6, 1e-3, 2e-2
 """Relative, from the README of `metrics`."""
 
-FOLDERS = sorted(path.parent for path in PARITY.rglob("outputs.npz") if path.parent.name.startswith("metrics"))
+FOLDERS = sorted(path.parent for path in PARITY.rglob("config.json") if "icp_threshold" in json.loads(path.read_text()))
 EVO = sorted(PARITY.rglob("evo_ate_rpe*.npz"))
 
 
 @pytest.fixture(scope="module", params=FOLDERS, ids=lambda folder: str(folder.relative_to(PARITY)))
 def recorded(request):
     with np.load(request.param / "inputs.npz") as inputs, np.load(request.param / "outputs.npz") as outputs:
-        return dict(inputs), dict(outputs)
+        return dict(inputs), dict(outputs), json.loads((request.param / "config.json").read_text())
 
 
 def named(arrays, ending):
@@ -41,7 +41,7 @@ def named(arrays, ending):
 
 
 def test_relative_poses_have_the_official_errors(recorded):
-    inputs, outputs = recorded
+    inputs, outputs, _config = recorded
     for case in named(outputs, "_rot_deg"):
         errors = pair_errors(inputs[f"{case}_pred_w2c"], inputs[f"{case}_gt_w2c"])
         # The official directions come from arc cosines, which lose half of the digits close to 0.
@@ -51,7 +51,7 @@ def test_relative_poses_have_the_official_errors(recorded):
 
 @pytest.mark.parametrize("order", ["second_from_first", "first_from_second"])
 def test_relative_poses_have_the_official_scores_in_both_orders(recorded, order):
-    inputs, outputs = recorded
+    inputs, outputs, _config = recorded
     for case in named(outputs, "_rot_deg"):
         errors = pair_errors(inputs[f"{case}_pred_w2c"], inputs[f"{case}_gt_w2c"], order)
         prefix = case if order == "second_from_first" else f"{case}_vggtorder"
@@ -72,9 +72,9 @@ def test_relative_poses_have_the_official_scores_in_both_orders(recorded, order)
 
 
 def test_trajectories_have_the_official_scores(recorded):
-    inputs, outputs = recorded
+    inputs, outputs, config = recorded
     for case in named(outputs, "_ATE_rmse"):
-        scores = trajectory_scores(inputs[f"{case}_pred_c2w"], inputs[f"{case}_gt_c2w"])
+        scores = trajectory_scores(inputs[f"{case}_pred_c2w"], inputs[f"{case}_gt_c2w"], step=config["delta"])
         np.testing.assert_allclose(scores.ate, outputs[f"{case}_ATE_rmse"], rtol=CLOSED_FORM)
         np.testing.assert_allclose(scores.rpe_translation, outputs[f"{case}_RPE_trans_rmse"], rtol=CLOSED_FORM)
         np.testing.assert_allclose(scores.rpe_rotation_deg, outputs[f"{case}_RPE_rot_deg_rmse"], rtol=CLOSED_FORM)
@@ -147,7 +147,7 @@ def number(text):
 
 
 def test_depth_has_the_official_scores_in_all_modes(recorded):
-    inputs, outputs = recorded
+    inputs, outputs, _config = recorded
     cases = named(outputs, "_Abs_Rel")
     assert len(cases) >= len(DEPTH_MODES)
     for case in cases:
@@ -167,7 +167,7 @@ def test_depth_has_the_official_scores_in_all_modes(recorded):
 
 
 def test_lines_fitted_to_depth_are_the_official_ones(recorded):
-    inputs, outputs = recorded
+    inputs, outputs, _config = recorded
     for name in named(outputs, "_s_t"):
         scores = depth_scores(inputs["depth_pred"], inputs["depth_gt"], DEPTH_MODES[name], max_depth=80)
         np.testing.assert_allclose((scores.scale, scores.shift), outputs[f"{name}_s_t"], rtol=ITERATIVE)
@@ -190,7 +190,7 @@ def aligned_points(inputs):
 
 
 def test_similarity_of_points_is_the_official_one(recorded):
-    inputs, outputs = recorded
+    inputs, outputs, _config = recorded
     similarity = umeyama(inputs["pts_pred"], inputs["pts_gt"], with_scale=True)
     np.testing.assert_allclose(similarity_scale(similarity), outputs["umeyama_c"], rtol=CLOSED_FORM)
     np.testing.assert_allclose(similarity[:3, :3] / similarity_scale(similarity), outputs["umeyama_R"], rtol=CLOSED_FORM, atol=1e-9)
@@ -199,16 +199,16 @@ def test_similarity_of_points_is_the_official_one(recorded):
 
 
 def test_scores_of_points_with_given_normals_are_the_official_ones(recorded):
-    inputs, outputs = recorded
+    inputs, outputs, _config = recorded
     scores = point_scores(aligned_points(inputs), inputs["pts_gt"], inputs["normals_pred"], inputs["normals_gt"])
     for name, ours in POINT_SCORES.items():
         np.testing.assert_allclose(getattr(scores, ours), outputs[f"given_normals_{name}"], rtol=CLOSED_FORM, err_msg=name)
 
 
 def test_icp_and_normals_are_those_of_open3d(recorded):
-    inputs, outputs = recorded
+    inputs, outputs, config = recorded
     aligned = aligned_points(inputs)
-    result = icp(aligned, inputs["pts_gt"], ICP_REACH)
+    result = icp(aligned, inputs["pts_gt"], config["icp_threshold"])
     np.testing.assert_allclose(result.target_from_source, outputs["icp_T"], atol=1e-6)
     np.testing.assert_allclose((result.fitness, result.rmse), (outputs["icp_fitness"], outputs["icp_inlier_rmse"]), rtol=CLOSED_FORM)
     moved = se3.transform_points(result.target_from_source, aligned)
@@ -217,7 +217,7 @@ def test_icp_and_normals_are_those_of_open3d(recorded):
 
 
 def test_scores_of_reconstruction_are_the_official_ones(recorded):
-    inputs, outputs = recorded
-    scores = reconstruction_scores(inputs["pts_pred"], inputs["pts_gt"])
+    inputs, outputs, config = recorded
+    scores = reconstruction_scores(inputs["pts_pred"], inputs["pts_gt"], config["icp_threshold"])
     for name, ours in POINT_SCORES.items():
         np.testing.assert_allclose(getattr(scores, ours), outputs[f"full_{name}"], rtol=OPEN3D, err_msg=name)

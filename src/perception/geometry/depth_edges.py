@@ -114,13 +114,15 @@ def _largest(values: Tensor, window_px: int) -> Tensor:
 
 
 def _neighbour(values: Tensor, rows: int, columns: int, row_axis: int) -> Tensor:
-    """Of each pixel the value `rows` below and `columns` to the right, zero (False) beyond the image. row_axis: that of the rows, from the end."""
+    """Of each pixel the value `rows` below and `columns` to the right, zero (False) beyond the image. row_axis: that of the rows, -2 or -3."""
     moved = torch.zeros_like(values)
     height, width = values.shape[row_axis], values.shape[row_axis + 1]
     to_rows, from_rows = _overlap(rows, height)
     to_columns, from_columns = _overlap(columns, width)
-    rest = (slice(None),) * (-2 - row_axis)
-    moved[(..., to_rows, to_columns, *rest)] = values[(..., from_rows, from_columns, *rest)]
+    if row_axis == -2:
+        moved[..., to_rows, to_columns] = values[..., from_rows, from_columns]
+    else:
+        moved[..., to_rows, to_columns, :] = values[..., from_rows, from_columns, :]
     return moved
 
 

@@ -15,14 +15,14 @@ from perception.core.errors import InputError
 
 
 class RobustScale(NamedTuple):
-    """scale (...): differentiable, as target over source at the entry `index` (...). cost (...): least sum, without gradient.
+    """scale (...): differentiable, as target over source at the `entry` (...). cost (...): least sum, without gradient.
 
-    Where no entry has a weight and a source other than 0, any scale is as good: NaN, with index 0.
+    Where no entry has a weight and a source other than 0, any scale is as good: NaN, with entry 0.
     """
 
     scale: Float[Tensor, ...]
     cost: Float[Tensor, ...]
-    index: Int[Tensor, ...]
+    entry: Int[Tensor, ...]
 
 
 def robust_scale(
@@ -59,7 +59,7 @@ def robust_scale(
 def robust_scale_of_points(
     source: Float[Tensor, "... n 3"], target: Float[Tensor, "... n 3"], weight: Float[Tensor, "... n"], truncation: float | None = None
 ) -> RobustScale:
-    """`robust_scale` of the coordinates of points: all 3 n are numbers of their own with their point's weight, and so counts `index`."""
+    """`robust_scale` of the coordinates of points: all 3 n are numbers of their own with their point's weight, and so counts `entry`."""
     return robust_scale(source.flatten(-2), target.flatten(-2), weight[..., None].expand_as(source).flatten(-2), truncation)
 
 

@@ -28,6 +28,7 @@ and `scale` selects "median".
 
 RATIOS: tuple[float, ...] = (1.25, 1.25**2, 1.25**3)
 _LEARNING_RATES = {"adam": 1e-4, "adam_fast": 1e-3}
+_NAN = float("nan")
 _ADAM_STEPS, _WEISZFELD_STEPS = 1000, 10
 
 
@@ -48,6 +49,9 @@ class DepthScores(NamedTuple):
     num_pixels: int
     scale: float
     shift: float
+
+
+_NO_SCORES = DepthScores(_NAN, _NAN, _NAN, _NAN, (_NAN,) * len(RATIOS), 0, _NAN, _NAN)
 
 
 def depth_scores(
@@ -71,7 +75,7 @@ def depth_scores(
     if not torch.isfinite(predicted).all():
         raise InputError("depth: every prediction at a pixel with true depth must be finite; say 0 where there is none")
     if not len(true):
-        return DepthScores(*[float("nan")] * 4, (float("nan"),) * len(RATIOS), 0, float("nan"), float("nan"))
+        return _NO_SCORES
     scale, shift = align_depth(predicted, true, alignment)
     aligned = scale * predicted + shift if alignment != "metric" else predicted
     if clip_above is not None:
@@ -152,7 +156,8 @@ def average_depth_scores(scores: Sequence[DepthScores]) -> DepthScores:
     counted = [score for score in scores if score.num_pixels]
     total = sum(score.num_pixels for score in counted)
     if not total:
-        return DepthScores(*[float("nan")] * 4, (float("nan"),) * len(RATIOS), 0, float("nan"), float("nan"))
+        return _NO_SCORES
     rows = np.array([(*score[:4], *score.within) for score in counted])
     mean = np.average(rows, axis=0, weights=[score.num_pixels for score in counted]).tolist()
-    return DepthScores(*mean[:4], tuple(mean[4:]), total, float("nan"), float("nan"))
+    abs_rel, sq_rel, rmse, log_rmse, *within = mean
+    return DepthScores(abs_rel, sq_rel, rmse, log_rmse, tuple(within), total, _NAN, _NAN)

@@ -80,8 +80,9 @@ def _check(points: NDArray, occluded: NDArray, true_points: NDArray, true_occlud
             raise InputError(f"{name} is for (..., tracks, frames) = {found[:-1]}; must be {shape} like true_occluded, points as (x, y, z)")
     if scaling not in get_args(Scaling):
         raise InputError(f"scaling {scaling!r}: must be one of {', '.join(get_args(Scaling))}")
-    if scaling in ("per_trajectory", "local_neighborhood", "median_on_queries") and (query_frames is None or np.shape(query_frames) != shape[:-1]):
-        raise InputError(f"scaling {scaling}: query_frames must be {shape[:-1]}, one for each track; found {np.shape(query_frames)}")
+    asked = None if query_frames is None else np.asarray(query_frames).shape
+    if scaling in ("per_trajectory", "local_neighborhood", "median_on_queries") and asked != shape[:-1]:
+        raise InputError(f"scaling {scaling}: query_frames must be {shape[:-1]}, one for each track; found {asked}")
 
 
 def _reach(true_points: NDArray, intrinsics: NDArray | None) -> NDArray:

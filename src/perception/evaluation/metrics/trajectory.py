@@ -49,20 +49,22 @@ class ErrorStatistics(NamedTuple):
 
 
 class TrajectoryScores(NamedTuple):
-    """Root mean squares, lower is better. ate: absolute translation · rpe_translation, rpe_rotation_deg: over pairs of following frames."""
+    """Root mean squares, lower is better. ate: absolute translation · rpe_translation, rpe_rotation_deg: over pairs of frames."""
 
     ate: float
     rpe_translation: float
     rpe_rotation_deg: float
 
 
-def trajectory_scores(world_from_camera: NDArray, true_world_from_camera: NDArray, alignment: Alignment = "similarity") -> TrajectoryScores:
-    """ATE and RPE of one sequence as Pi3 and CUT3R report them; both average over sequences. RPE is NaN for a single frame.
+def trajectory_scores(
+    world_from_camera: NDArray, true_world_from_camera: NDArray, alignment: Alignment = "similarity", step: int = 1
+) -> TrajectoryScores:
+    """ATE, and RPE over `step` frames, of one sequence as Pi3 and CUT3R report them; both average over sequences. RPE is NaN without a pair.
 
     Raises InputError as `aligned_trajectory`.
     """
     aligned = aligned_trajectory(world_from_camera, true_world_from_camera, alignment)
-    relative = relative_pose_errors(aligned, true_world_from_camera, pairs_by_frames(len(aligned), 1))
+    relative = relative_pose_errors(aligned, true_world_from_camera, pairs_by_frames(len(aligned), step))
     return TrajectoryScores(
         error_statistics(absolute_pose_errors(aligned, true_world_from_camera).translation).rmse,
         error_statistics(relative.translation).rmse,
