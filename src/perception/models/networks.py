@@ -31,6 +31,8 @@ from perception.models.weights import load_into
 _CC_NC_SA, _CC_NC, _APACHE = "CC-BY-NC-SA-4.0", "CC-BY-NC-4.0", "Apache-2.0"
 _UNIT_RANGE, _SIGNED_RANGE = "RGB in [0, 1]; mean and deviation of ImageNet are taken off inside", "RGB in [-1, 1]"
 
+_NAVER = "https://download.europe.naverlabs.com/ComputerVision"
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
@@ -53,12 +55,12 @@ class NetworkSpec:
     optional: tuple[str, ...] = field(default=())
 
 
-def _dust3r(config: str, file: str) -> NetworkSpec:
+def _dust3r(config: str) -> NetworkSpec:
     return NetworkSpec(
         factory="perception.models.dust3r:DUSt3R",
         configurations={config: f"perception.models.dust3r:{config}"} | ({"tiny": "perception.models.dust3r:tiny"} if config == "linear" else {}),
         card="dust3r.md",
-        source=f"https://download.europe.naverlabs.com/ComputerVision/DUSt3R/{file}",
+        source=f"{_NAVER}/DUSt3R/",
         licence=_CC_NC_SA,
         normalisation=_SIGNED_RANGE,
         to_ours="perception.models.dust3r.weights:complete_from_public",
@@ -85,15 +87,15 @@ NETWORKS: dict[str, NetworkSpec] = {
         factory="perception.models.dust3r:CroCo",
         configurations={"vitlarge_basedecoder": "perception.models.dust3r:linear", "tiny": "perception.models.dust3r:tiny"},
         card="dust3r.md",
-        source="https://download.europe.naverlabs.com/ComputerVision/CroCo/CroCo_V2_ViTLarge_BaseDecoder.pth",
+        source=f"{_NAVER}/CroCo/",
         licence=_CC_NC_SA,
         normalisation="RGB in [0, 1] less the mean and deviation of ImageNet",
         to_ours="perception.models.dust3r:from_public",
         to_public="perception.models.dust3r:to_public",
     ),
-    "dust3r_224_linear": _dust3r("linear", "DUSt3R_ViTLarge_BaseDecoder_224_linear.pth"),
-    "dust3r_512_dpt": _dust3r("dpt", "DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth"),
-    "dust3r_512_linear": _dust3r("linear", "DUSt3R_ViTLarge_BaseDecoder_512_linear.pth"),
+    "dust3r_224_linear": _dust3r("linear"),
+    "dust3r_512_dpt": _dust3r("dpt"),
+    "dust3r_512_linear": _dust3r("linear"),
     "jog3r": NetworkSpec(
         factory="perception.models.jog3r:Jog3r",
         configurations={
