@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from perception.core.errors import InputError
 from perception.geometry import se3
 from perception.geometry.point_maps import points_in_world
+from perception.models.pi3 import Pi3, pi3_tiny
 from perception_training.losses.pi3 import GOOD_RESIDUAL, WEIGHTS, confidence_term, pi3_loss, relative_pose_terms
 from perception_training.losses.scene_geometry import ScenePrediction, scaled_poses, scene_truth
 from perception_training.losses.surface_normals import surface_normal_loss
@@ -190,3 +191,23 @@ def test_shapes_that_do_not_fit_are_refused():
         pi3_loss(guess(), truth, CLEAN[:1])
     with pytest.raises(InputError, match="sky"):
         pi3_loss(guess(), truth, CLEAN, sky=valid[:1])
+
+
+def test_the_network_learns_a_clip_by_heart():
+    torch.manual_seed(0)
+    network, height, width = Pi3(pi3_tiny()).train(), 28, 28
+    row, column = torch.meshgrid(torch.linspace(-0.5, 0.5, height), torch.linspace(-0.5, 0.5, width), indexing="ij")
+    depth = 2 + 0.3 * torch.sin(4 * row) + 0.4 * torch.cos(5 * column)
+    points = torch.stack([column * depth, row * depth, depth], dim=-1)
+    local, poses = torch.stack([points, 1.1 * points])[None], se3.exp(torch.tensor([[[0.0] * 6, [0.3, 0.1, 0, 0.1, 0.3, 0]]]))
+    truth = truth_of(local, poses, torch.ones(1, 2, height, width, dtype=torch.bool))
+    images, optimiser, totals = torch.rand(1, 2, 3, height, width), torch.optim.Adam(network.parameters(), lr=4e-3), []
+    for _ in range(40):
+        estimate = network(images)
+        loss = pi3_loss(ScenePrediction(estimate.local_points, estimate.world_from_camera), truth, CLEAN[:1])
+        optimiser.zero_grad()
+        loss.total.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        totals.append(float(loss.total.detach()))
+    assert totals[-1] < totals[0] / 10, totals
