@@ -37,7 +37,7 @@ class Encoder(nn.Module):
         return patch_grid(images.shape[2], images.shape[3], self.patch_embed.patch_px, place)
 
     def forward(self, images: Tensor, visible: Tensor | None = None, checkpointing: bool = False) -> Tensor:
-        """images (batch, 3, height, width) in [-1, 1] → features (batch, tokens, feature_dim).
+        """images (batch, 3, height, width), normalised as the weights want it → features (batch, tokens, feature_dim).
 
         visible (batch, tokens) bool, equally many in each row: only these tokens are encoded and given back, in their order.
         checkpointing: see `checkpointed`.
@@ -69,7 +69,8 @@ class CroCo(nn.Module):
     def forward(self, images: Tensor, others: Tensor, visible: Tensor) -> Tensor:
         """Patches (batch, tokens, patch² * 3) of `images`, of which only the `visible` (batch, tokens) are shown; `others` are seen whole.
 
-        Both images (batch, 3, height, width); every row of `visible` has equally many True.
+        Both images (batch, 3, height, width) less the mean and deviation of ImageNet; every row of `visible` has equally many True. The published
+        weights predict patches of which each has lost its own mean and deviation.
         """
         grids = [self.encoder.grid(part, "CroCo") for part in (images, others)]
         counts = visible.sum(1)
