@@ -227,6 +227,15 @@ def test_images_that_do_not_fit_are_one_clear_sentence(first, second, message):
         network_of()(torch.zeros(first), torch.zeros(second))
 
 
+@pytest.mark.parametrize("num_images", [2, 4])
+def test_images_become_a_scene_even_where_point_maps_are_nonsense(num_images):
+    images = images_of(num_images, 3, 32, 48)
+    scene = reconstruct(network_of().eval(), images)
+    assert [tuple(depth.shape) for depth in scene.depth] == [(32, 48)] * num_images
+    assert scene.loss <= scene.start_loss
+    assert all(bool(torch.isfinite(points).all()) for points in scene.points())
+
+
 def test_pairs_must_name_images_and_a_scene_needs_two():
     network = network_of()
     with pytest.raises(InputError, match=r"pairs \[\(0, 5\)\] of 2 images"):

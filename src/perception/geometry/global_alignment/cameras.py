@@ -97,9 +97,9 @@ def camera_of_world_points(
     Where the focal length is unknown, 21 between half and three times the longer side are tried, and the one with the smallest error is taken.
     """
     rows = usable[: size[0] * size[1]].nonzero().flatten()
-    rows = rows[:: 1 + len(rows) // _MAX_PNP_POINTS].cpu().numpy()
-    pixels = np.stack([rows % size[1], rows // size[1]], axis=1).astype(np.float64)
-    world = points.double().cpu().numpy()[rows]
+    rows = rows[:: 1 + len(rows) // _MAX_PNP_POINTS]
+    pixels = torch.stack([rows % size[1], rows // size[1]], dim=1).double().cpu().numpy()
+    world = points[rows].double().cpu().numpy()
     cx, cy = principal_px.tolist()
     tried = [focal_px] if focal_px is not None else np.geomspace(max(size) / 2, 3 * max(size), _NUM_TRIED_FOCALS).tolist()
     solver = SolverConfig(max_error_px=max(1.0, _MAX_ERROR_SHARE * max(size)), max_iterations=200, min_iterations=10)

@@ -130,7 +130,9 @@ def _rigid_part(similarity: Tensor) -> Tensor:
 def _cameras(
     observations: PairObservations, points: Tensor, poses: dict[int, Tensor], principal: Tensor, known: KnownCameras
 ) -> tuple[Tensor, Tensor]:
-    """Poses (images, 4, 4) and focal lengths (images,): what the tree gave, focal lengths of each image's best pair, PnP for the other poses."""
+    """Poses (images, 4, 4) and focal lengths (images,): what the tree gave, focal lengths of each image's best pair, PnP for the other poses.
+
+    Where PnP finds none, as points are too wrong, a pose is that of the image's own best pair."""
     ranked = torch.argsort(pair_scores(observations), descending=True, stable=True).tolist()
     confidence = observations.image_confidence()
     focals: list[float] = []
@@ -143,9 +145,13 @@ def _cameras(
             usable = confidence[image] > _MIN_PNP_CONFIDENCE
             usable = usable if int(usable.sum()) >= _MIN_PIXELS else confidence[image] > 1
             found = camera_of_world_points(points[image], usable, size, principal[image], focal)
-            if found is None:
+            if found is not None:
+                poses[image], focal = found
+            elif best is not None:
+                weights = _procrustes_weights(observations)[0, best]
+                poses[image] = _rigid_part(umeyama(observations.points[0, best].double(), points[image], weights, with_scale=True))
+            else:
                 raise InputError(f"image {image}: no camera sees its points where its pixels are; leave it out, or add pairs in which it comes first")
-            poses[image], focal = found
         focals.append(focal if focal is not None else sum(focal_bounds(size)) / 2)
     stacked = torch.stack([poses[image] for image in range(observations.num_images)])
     return stacked, torch.tensor(focals, dtype=torch.float64, device=points.device)
