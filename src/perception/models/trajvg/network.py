@@ -28,6 +28,7 @@ PIXELS_AT_ONCE = {"cpu": 1 << 17, "cuda": 1 << 21}
 """Pixels of as many whole frames as go through the heads together."""
 
 _PIXELS = Grid((0.0, 0.0), (1.0, 1.0))
+_SLACK_PX = 1.0  # queries may lie that far outside of the outermost pixel centres, whose points then hold
 
 
 class TrajVGEstimate(NamedTuple):
@@ -129,8 +130,11 @@ class TrajVG(Pi3Backbone):
     def _checked_queries(self, images: Tensor, queries_px: Tensor) -> Tensor:
         if queries_px.ndim != 3 or queries_px.shape[0] != images.shape[0] or queries_px.shape[1] < 1 or queries_px.shape[2] != 2:
             raise InputError(f"TrajVG: queries_px of shape {tuple(queries_px.shape)}; must be ({images.shape[0]}, points, 2) with one point or more")
-        if not bool(queries_px.isfinite().all()):
-            raise InputError("TrajVG: queries_px with values that are not finite; must be pixels (x, y) of the first frame")
+        height, width = images.shape[-2:]
+        low, high = queries_px.detach().amin(dim=(0, 1)).tolist(), queries_px.detach().amax(dim=(0, 1)).tolist()
+        if not all(least >= -_SLACK_PX and most <= size - 1 + _SLACK_PX for least, most, size in zip(low, high, (width, height), strict=True)):
+            found = f"x from {low[0]:g} to {high[0]:g}, y from {low[1]:g} to {high[1]:g}"
+            raise InputError(f"TrajVG: queries_px with {found}; must be pixels (x, y) of the first frame, {width}x{height} px")
         return queries_px.to(images.device, torch.float32)
 
 
