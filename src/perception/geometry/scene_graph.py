@@ -16,8 +16,9 @@ def image_pairs(num_images: int, graph: str = "complete", *, symmetrised: bool =
     """Pairs (i, j) of images, without repetition and in a fixed order; with `symmetrised` followed by all (j, i).
 
     complete: every pair. swin-K: images at most K apart. logwin-K: images 1, 2, 4, … 2^(K-1) apart. Both join end and beginning unless they end in
-    -noncyclic; K is 3 if left out. oneref-K: image K (0) with every other. Every pair has its smaller number first, but complete, as in DUSt3R, the
-    larger, and oneref the reference; no image is paired with itself. Raises InputError for fewer than two images, an unknown graph, or a reference that is no image.
+    -noncyclic; K is 3 if left out. oneref-K: image K (0) with every other. No image is paired with itself. The first of a pair is the smaller number,
+    but of complete, as in DUSt3R, the larger, and of oneref the reference. Raises InputError for fewer than two images, an unknown graph, or a
+    reference that is no image.
     """
     match = _PATTERN.fullmatch(graph)
     if match is None:

@@ -20,6 +20,7 @@ from perception.geometry.global_alignment.spanning_tree import first_scene, posi
 
 _SMALLEST_DISTANCE = 1e-6
 _NUM_DEPTH_ROUNDS = 5
+_MAX_POINTS_AT_ONCE = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,22 +145,27 @@ def pair_scene(observations: PairObservations, known: KnownCameras | None = None
 def with_depths_of(observations: PairObservations, scene: Scene) -> Scene:
     """The scene with every depth of `observations` found anew, given cameras and pairs: five reweighted least squares along each pixel's ray."""
     ray = rays(observations.pixels().double(), scene.focal_px, scene.principal_px)
-    squared = (ray**2).sum(-1)
-    camera_from_world = se3.inverse(scene.world_from_camera)
-    images = observations.images.flatten()
     points, weights = observations.points.flatten(0, 1), observations.weights().flatten(0, 1)
-    world_from_pair = scene.world_from_pair.repeat(2, 1, 1)
-    depths = []
+    camera_from_world, world_from_pair = se3.inverse(scene.world_from_camera), scene.world_from_pair.repeat(2, 1, 1)
+    depth = ray.new_empty(ray.shape[:2])
     for image in range(observations.num_images):
-        rows = (images == image).nonzero().flatten()
-        seen = se3.transform_points(camera_from_world[image] @ world_from_pair[rows], points[rows].double())
-        along, weight = (ray[image] * seen).sum(-1), weights[rows].double()
-        depth = _weighted_depth(along, squared[image], weight)
-        for _ in range(_NUM_DEPTH_ROUNDS):
-            distance = (depth[:, None] * ray[image] - seen).norm(dim=-1)
-            depth = _weighted_depth(along, squared[image], weight / distance.clamp(min=_SMALLEST_DISTANCE * float(depth.abs().mean())))
-        depths.append(depth)
-    return replace(scene, depth=positive_depth(torch.stack(depths)))
+        sides = (observations.images.flatten() == image).nonzero().flatten()
+        camera_from_pair = camera_from_world[image] @ world_from_pair[sides]
+        for start in range(0, depth.shape[1], max(1, _MAX_POINTS_AT_ONCE // len(sides))):
+            part = slice(start, start + max(1, _MAX_POINTS_AT_ONCE // len(sides)))
+            seen = se3.transform_points(camera_from_pair, points[sides, part].double())
+            depth[image, part] = _depths(ray[image, part], seen, weights[sides, part].double())
+    return replace(scene, depth=positive_depth(depth))
+
+
+def _depths(ray: Tensor, seen: Tensor, weight: Tensor) -> Tensor:
+    """Depths (n,) on rays (n, 3) with the least weighted distances to points (sides, n, 3); weight (sides, n)."""
+    along, squared = (ray * seen).sum(-1), (ray**2).sum(-1)
+    depth = _weighted_depth(along, squared, weight)
+    for _ in range(_NUM_DEPTH_ROUNDS):
+        distance = (depth[:, None] * ray - seen).norm(dim=-1)
+        depth = _weighted_depth(along, squared, weight / distance.clamp(min=_SMALLEST_DISTANCE * float(depth.abs().mean())))
+    return depth
 
 
 def _weighted_depth(along: Tensor, squared: Tensor, weight: Tensor) -> Tensor:
