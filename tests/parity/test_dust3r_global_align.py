@@ -10,7 +10,7 @@ from tests.support.closeness import PARITY, assert_close
 
 from perception.geometry import se3
 from perception.geometry.alignment import umeyama
-from perception.geometry.focal import focal_of_point_map
+from perception.geometry.focal import focal_of_point_map, median_focal_of_point_map
 from perception.geometry.global_alignment import AlignedScene, KnownCameras, align, alignment_loss, pair_observations
 from perception.geometry.global_alignment.cameras import camera_of_world_points, focal_bounds
 from perception.geometry.global_alignment.parameters import SceneParameters, adaptors, pair_similarities, scene_of_parameters
@@ -83,7 +83,8 @@ def test_its_gradients_are_the_official_ones(case, at_state):
 def test_focal_lengths_of_single_pairs_are_the_official_ones(case):
     centre = torch.tensor([case.config["w"] / 2, case.config["h"] / 2])
     low, high = focal_bounds((case.config["h"], case.config["w"]))
-    assert_close(focal_of_point_map(case.inputs["pred_i"], centre).clamp(low, high), case.expected["edge_focal_weiszfeld"].float(), rtol=1e-5)
+    for mode, focal_of in (("weiszfeld", focal_of_point_map), ("median", median_focal_of_point_map)):
+        assert_close(focal_of(case.inputs["pred_i"], centre).clamp(low, high), case.expected[f"edge_focal_{mode}"].float(), rtol=1e-5)
 
 
 def errors_after_alignment(world_from_camera, truth):

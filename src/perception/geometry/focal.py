@@ -1,7 +1,8 @@
 """Focal length of a point map: of points that are known for every pixel, in the camera's own axes.
 
-A pinhole with square pixels sees the point (x, y, z) at principal point + f (x / z, y / z), so each pixel votes for f. The robust estimate is the
-one of DUSt3R (Wang et al., CVPR 2024, `estimate_focal_knowing_depth`). NumPy arrays or torch tensors, any leading batch dimensions.
+A pinhole with square pixels sees the point (x, y, z) at principal point + f (x / z, y / z), so each pixel votes for f. Both robust estimates are
+those of DUSt3R (Wang et al., CVPR 2024; `estimate_focal_knowing_depth` in naver/dust3r dust3r/post_process.py, modes "weiszfeld" and "median").
+NumPy arrays or torch tensors, any leading batch dimensions.
 """
 
 from __future__ import annotations
@@ -34,6 +35,30 @@ def focal_of_point_map(points: Array, principal_point_px: Any, valid: Array | No
         weight = 1.0 / xp.where(residual < _SHORTEST_PX, xp.full_like(residual, _SHORTEST_PX), residual)
         focal = _ratio(xp.sum(weight * along, axis=-1), xp.sum(weight * squared, axis=-1))
     return focal
+
+
+def median_focal_of_point_map(points: Array, principal_point_px: Any, valid: Array | None = None) -> Array:
+    """Focal length (...) in pixels of a point map (..., height, width, 3): the median of what columns and rows vote for, u z / x and v z / y.
+
+    One pass instead of iterations, but every vote counts the same, also those near the principal point, where noise moves them most. Of an even
+    number of votes the lower middle one is taken. Arguments, NaN and errors as in `focal_of_point_map`. One difference to DUSt3R: points of depth 0
+    have no vote (there they vote for 0).
+    """
+    xp = array_namespace(points)
+    rays, pixels, counted = _rays_and_pixels(points, principal_point_px, valid)
+    is_axis = rays == 0
+    votes = xp.where(is_axis, xp.sign(pixels) * xp.finfo(pixels.dtype).max, pixels / xp.where(is_axis, xp.ones_like(rays), rays))
+    has_vote = (counted[..., None] > 0) & ~(is_axis & (pixels == 0))
+    num_votes = xp.sum(xp.astype(has_vote, xp.int64), axis=(-2, -1))
+    ordered = xp.sort(_flat_pairs(xp.where(has_vote, votes, xp.full_like(votes, float("inf")))), axis=-1)
+    is_middle = xp.arange(ordered.shape[-1], device=getattr(points, "device", None)) == (num_votes[..., None] - 1) // 2
+    middle = xp.sum(xp.where(is_middle, ordered, xp.zeros_like(ordered)), axis=-1)
+    return xp.where(num_votes > 0, middle, xp.full_like(middle, float("nan")))
+
+
+def _flat_pairs(values: Array) -> Array:
+    """(..., n, 2) → (..., 2n)"""
+    return array_namespace(values).reshape(values, (*values.shape[:-2], 2 * values.shape[-2]))
 
 
 def _rays_and_pixels(points: Array, principal_point_px: Any, valid: Array | None) -> tuple[Array, Array, Array]:
