@@ -99,23 +99,26 @@ def test_every_trained_parameter_has_a_gradient_and_checkpointing_does_not_chang
     assert all(name == "mask_token" or "refinenet4.resConfUnit1" in name for name in frozen)
 
 
-@pytest.mark.parametrize(("head", "num_steps"), [("linear", 30), ("dpt", 50)])
-def test_one_pair_can_be_learnt_by_heart(head, num_steps):
-    network = network_of(head).train()
+@pytest.mark.parametrize("head", HEADS)
+def test_one_pair_is_learnt_by_heart_in_twenty_steps(head):
+    """By gradient descent with momentum. All points in one place, the mean, would leave a loss of 1.36."""
+    network, num_steps = network_of(head).train(), 20
     first, second = images_of(1, 3, 32, 32), images_of(1, 3, 32, 32, seed=1)
     y, x = torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 32), indexing="ij")
     wanted = torch.stack([x, y, 2 + 0.3 * x * y], -1)[None]
-    optimiser = torch.optim.AdamW(network.parameters(), lr=5e-3, weight_decay=0)
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.5, momentum=0.5, nesterov=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, num_steps)
     losses = []
-    for _ in range(num_steps):
+    for _ in range(num_steps + 1):
         result = network(first, second)
         loss = (result.points1 - wanted).square().sum(-1).mean() + (result.points2 - wanted - 0.1).square().sum(-1).mean()
+        losses.append(loss.item())
         optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
-        losses.append(float(loss.detach()))
-    assert min(losses) < losses[0] / 10
+        schedule.step()
+    assert losses[num_steps] < min(losses[0] / 10, 1.36)
 
 
 def test_heads_stay_float32_under_autocast_and_results_are_near():

@@ -265,31 +265,33 @@ def test_iterations_are_trained_one_by_one():
     assert gradient is None
 
 
-def test_a_clip_is_learnt_by_heart():
-    side, num_steps = 28, 64
+def test_a_clip_is_learnt_by_heart_in_twenty_steps():
+    """The scene of Pi3's test in two frames, and tracks that leave the query: points, poses, visibility and confidence together."""
+    side, num_steps = 28, 20
     model, images, queries = network().train(), clip(2)[..., :side, :side], pixels(4).clamp(max=side - 1)
-    axis = torch.linspace(-1, 1, side)
-    rays = torch.stack([*torch.meshgrid(axis, axis, indexing="xy"), torch.ones(side, side)], dim=-1)
-    local = rays * torch.tensor([2.0, 3.0]).view(1, 2, 1, 1, 1)
+    x, y = torch.meshgrid(torch.linspace(-0.5, 0.5, side), torch.linspace(-0.5, 0.5, side), indexing="xy")
+    depth = 2.0 + 0.5 * x
+    local = torch.stack([x * depth, y * depth, depth], dim=-1).expand(1, 2, side, side, 3)
     start = local[:, 0, queries[0, :, 1].long(), queries[0, :, 0].long()]
     tracks = torch.stack([start, start + torch.tensor([0.5, -0.5, 1.0])], dim=1)
     seen = torch.tensor([1.0, 0.0]).view(1, 2, 1)
-    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.95))
+    # Encodings multiply coordinates by 2^13, so gradients jump from step to step: a short memory does better than the usual one.
+    optimiser = torch.optim.Adam(model.parameters(), lr=4e-3, betas=(0.5, 0.95))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, num_steps)
-    values = []
-    for _ in range(num_steps):
+    losses = []
+    for _ in range(num_steps + 1):
         estimate = model(images, queries, 1)
         terms = [(estimate.tracks[-1].points - tracks).square().mean()]
         terms += [(estimate.local_points - local).square().mean(), (estimate.tracks[-1].visibility.sigmoid() - seen).square().mean()]
         terms += [(estimate.world_from_camera - torch.eye(4)).square().mean(), (estimate.confidence.sigmoid() - 1).square().mean()]
-        value = torch.stack(terms).sum()
+        loss = torch.stack(terms).sum()
+        losses.append(loss.item())
         optimiser.zero_grad()
-        value.backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        values.append(value.item())
-    assert values[-1] < values[0] / 10
+    assert losses[num_steps] < losses[0] / 10
 
 
 @pytest.mark.parametrize(
