@@ -101,7 +101,7 @@ def test_every_trained_parameter_has_a_gradient_and_checkpointing_does_not_chang
 
 @pytest.mark.parametrize("head", HEADS)
 def test_one_pair_is_learnt_by_heart_in_twenty_steps(head):
-    """By gradient descent with momentum. All points in one place, the mean, would leave a loss of 1.36."""
+    """By gradient descent with momentum. All points in one place, the mean, would leave a loss of 1.44."""
     network, num_steps = network_of(head).train(), 20
     first, second = images_of(1, 3, 32, 32), images_of(1, 3, 32, 32, seed=1)
     y, x = torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 32), indexing="ij")
@@ -118,7 +118,7 @@ def test_one_pair_is_learnt_by_heart_in_twenty_steps(head):
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-    assert losses[num_steps] < min(losses[0] / 10, 1.36)
+    assert losses[num_steps] < min(losses[0] / 10, 1.44)
 
 
 def test_heads_stay_float32_under_autocast_and_results_are_near():
