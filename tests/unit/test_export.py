@@ -20,9 +20,6 @@ from perception.cli.export import Arguments, check_images, run
 from perception.cli.main import main
 from perception.core.errors import ConfigError, MissingDependencyError, WeightsError
 from perception.models.alike import CHANNELS, AlikeNetwork
-from perception.models.cotracker3.config import CoTracker3Config
-from perception.models.cotracker3.encoder import Encoder
-from perception.models.cotracker3.update_transformer import UpdateTransformer
 from perception.models.export import CheckImages, ExportSettings, export_folder, export_network
 from perception.models.extractor import ExtractorConfig
 from perception.models.network_extractor import NetworkExtractor
@@ -145,7 +142,7 @@ def test_images_on_their_own_and_together_give_the_same(tmp_path: Path) -> None:
     images = torch.rand(3, 3, height, width, generator=torch.Generator().manual_seed(0))
     alone = torch.cat([network(image) for image in images.split(1)])
     assert compare(network(images), alone).max_error < 1e-5
-    write_graph(TypedNetwork(network, torch.float32), images[:1], tmp_path / "net.onnx", max_batch=3)
+    write_graph(TypedNetwork(network, torch.float32), {"image": images[:1]}, tmp_path / "net.onnx", max_batch=3)
     backend = open_backend("onnxruntime", tmp_path / "net.onnx", BackendOptions(num_threads=1))
     assert compare(backend.run({"image": images})["tokens"], alone).max_error < 1e-4
     assert backend.run({"image": images[1:2]})["tokens"].shape == alone[:1].shape
@@ -235,6 +232,8 @@ def test_targets_follow_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("perception.backends.tensorrt_build.compute_target", lambda: "SM75")
     with pytest.raises(ConfigError, match="tensorrt_rtx has none on SM75; use --precision fp16"):
         rtx_targets("bf16")
+    with pytest.raises(ConfigError, match="has no float32 products on SM75, which this network needs"):
+        rtx_targets("fp16", mixed=True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -292,21 +291,3 @@ def test_images_are_spread_over_the_source() -> None:
     found = check_images(Arguments("tiny_nano", "onnx", (48, 64), images=str(KITCHEN), num_images=3))
     assert len(found.images) == 3
     assert not np.array_equal(found.images[0], found.images[1])
-
-
-@pytest.mark.parametrize("part", ["encoder", "transformer"])
-def test_the_networks_of_the_tracker_are_accepted(part: str, rtx: None, tmp_path: Path) -> None:
-    """Encoder and transformer of CoTracker3 each become an engine; the gathering of patches between them is no part of a graph and stays in torch."""
-    sizes = CoTracker3Config(feature_dim=16, hidden_dim=48, num_heads=4, num_virtual_tracks=8, time_depth=2, space_depth=2)
-    torch.manual_seed(0)
-    if part == "encoder":
-        module, example = Encoder(sizes.feature_dim).eval(), torch.rand(1, 3, 64, 96) * 2 - 1
-    else:
-        module, example = UpdateTransformer(sizes).eval(), torch.randn(1, 20, 8, sizes.token_dim)
-    with torch.inference_mode():
-        expected = module(example)
-    path = tmp_path / "part.onnx"
-    write_graph(TypedNetwork(module, torch.float16), example, path)
-    found = open_backend("onnxruntime", path, BackendOptions(num_threads=1)).run({"image": example})["tokens"]
-    assert compare(found, expected).mean_cosine > 0.9995
-    build_engine(load_library("tensorrt_rtx"), path, tmp_path / "part.engine", 1, rtx_targets("fp16"))

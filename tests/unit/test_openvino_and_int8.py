@@ -32,7 +32,7 @@ def network() -> nn.Module:
 @pytest.fixture(scope="module")
 def graph(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("graphs") / "net.onnx"
-    write_graph(network, images(1)[0], path)
+    write_graph(network, {"image": images(1)[0]}, path)
     return path
 
 
@@ -94,7 +94,7 @@ def test_a_product_that_int8_would_spoil_stays_float(tmp_path: Path) -> None:
 
     network = Spoilt().eval().requires_grad_(False)
     graph, path = tmp_path / "net.onnx", tmp_path / "int8.onnx"
-    write_graph(network, images(1)[0], graph)
+    write_graph(network, {"image": images(1)[0]}, graph)
     record = quantise(graph, images(8), path, min_cosine=0.99)
     assert (record.num_int8, record.num_products) == (1, 2)
     assert record.min_cosine >= 0.99
@@ -133,6 +133,6 @@ def test_faint_gradients_of_nano_survive_bfloat16(tmp_path: Path) -> None:
     module = Energies().eval()
     ramp = torch.arange(32).repeat(1, 3, 32, 1).float()
     image = ((200 + ramp + 0.3 * torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))) / 255).contiguous()
-    write_graph(module, image, tmp_path / "energies.onnx")
+    write_graph(module, {"image": image}, tmp_path / "energies.onnx")
     backend = open_backend("openvino", tmp_path / "energies.onnx", BackendOptions(dtype=torch.bfloat16))
     assert compare(backend.run({"image": image})["tokens"], module(image)).min_cosine > 0.9995

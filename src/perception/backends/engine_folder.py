@@ -57,10 +57,11 @@ class EngineRecord:
     """All that is known about an exported network.
 
     key: hash of everything that decides what comes out; an equal key means that there is nothing to do · weights: `weights_digest` of the network ·
-    model: name of the extractor with weights and adapter · batch sides of the specs are None where the graph takes 1 to max_batch images ·
-    normalisation: of the input, inside the graph · files: name → SHA-256 · versions: library → version at export · gpu: what `gpu_identity` said,
-    empty where any will do · targets: compute capabilities that the engine serves, empty where it is the `gpu` alone · timings: seconds of each
-    stage, and `run_ms` of one image where it could be run.
+    model: name of the extractor with weights and adapter, or of a part of another network · batch sides of the specs are None where the graph takes
+    1 to max_batch images · normalisation: what the inputs are, and what of it is inside the graph · dim, stride_px, offset_px: of an extractor's
+    descriptors, 0 for other networks · files: name → SHA-256 · versions: library → version at export · gpu: what `gpu_identity` said, empty where any
+    will do · targets: compute capabilities that the engine serves, empty where it is the `gpu` alone · timings: seconds of each stage, and `run_ms`
+    of one image where it could be run · left_out: what of a network is not in the graph, and what computes it.
     """
 
     key: str
@@ -81,6 +82,7 @@ class EngineRecord:
     gpu: str = ""
     targets: tuple[str, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
+    left_out: str = ""
     format: int = FORMAT
 
 

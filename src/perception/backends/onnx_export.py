@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import inspect
 import io
 import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ from perception.backends.backend import Backend, BackendOptions, open_backend
 from perception.core.errors import MissingDependencyError, WeightsError
 
 OPSET = 23
+_PRODUCT_LAYERS = (nn.Linear, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
+_NORM_LAYERS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
+_LARGEST_FILE_BYTES = 1 << 30
+"""Weights beyond this lie in a file beside the graph: the format ends at 2 GiB."""
 SPLIT_ATTENTION_OPSET = 20
 """The last one that has no attention operator, so that it becomes products and a softmax."""
 MAX_RELATIVE_ERROR = 1e-3
@@ -56,6 +61,34 @@ def combined(agreements: Sequence[Agreement]) -> Agreement:
     errors, shares = (torch.tensor([getattr(a, name) for a in agreements]).max().item() for name in ("max_error", "max_share"))
     cosines = torch.tensor([(a.min_cosine, a.mean_cosine) for a in agreements])
     return Agreement(errors, cosines[:, 0].min().item(), shares, cosines[:, 1].mean().item())
+
+
+class MixedNetwork(nn.Module):
+    """A copy of a module whose products (linear layers, convolutions and, with them, attention) have numbers of `dtype`, and nothing else: norms and
+    the sums that flow through a transformer stay float32, as under autocast. Inputs and outputs are those of the module, outputs in float32.
+
+    float32: names of parts that stay float32 altogether.
+    """
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype, float32: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        for name, part in self.module.named_modules():
+            inside = any(name == prefix or name.startswith(f"{prefix}.") for prefix in float32)
+            if isinstance(part, _PRODUCT_LAYERS) and not inside:
+                part.to(dtype).register_forward_pre_hook(_converts_to(dtype))
+            elif isinstance(part, _PRODUCT_LAYERS + _NORM_LAYERS):
+                part.register_forward_pre_hook(_converts_to(torch.float32))
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What the module gives, as a tuple."""
+        outputs = self.module(*inputs)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        return tuple(output.float() for output in outputs)
+
+
+def _converts_to(dtype: torch.dtype) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]:
+    return lambda _, inputs: tuple(value.to(dtype) for value in inputs)
 
 
 class TypedNetwork(nn.Module):
@@ -95,7 +128,7 @@ def export_key(module: nn.Module, description: str, example: torch.Tensor) -> st
     return str(digest.hexdigest())[:24]
 
 
-def export_onnx(module: nn.Module, example: torch.Tensor, path: Path, input_name: str = "image", output_name: str = "tokens") -> Agreement:
+def export_onnx(module: nn.Module, example: torch.Tensor, path: Path) -> Agreement:
     """Write `module` for inputs of exactly the size of `example` (batch, 3, height, width), and compare it with torch first.
 
     The file appears under its name only when onnxruntime has run it and the output agrees (MAX_RELATIVE_ERROR); raises WeightsError if not.
@@ -106,9 +139,9 @@ def export_onnx(module: nn.Module, example: torch.Tensor, path: Path, input_name
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         partial = Path(folder) / path.name
-        write_graph(module, example, partial, input_name=input_name, output_name=output_name)
+        write_graph(module, {"image": example}, partial)
         backend: Backend = open_backend("onnxruntime", partial, BackendOptions())
-        agreement = compare(backend.run({input_name: example})[output_name], expected)
+        agreement = compare(backend.run({"image": example})["tokens"], expected)
         backend.close()
         allowed = MAX_RELATIVE_ERROR * float(expected.abs().max())
         if not agreement.max_error <= allowed:
@@ -119,34 +152,37 @@ def export_onnx(module: nn.Module, example: torch.Tensor, path: Path, input_name
 
 def write_graph(
     module: nn.Module,
-    example: torch.Tensor,
+    examples: Mapping[str, torch.Tensor],
     path: Path,
     max_batch: int = 1,
-    input_name: str = "image",
-    output_name: str = "tokens",
+    outputs: Sequence[str] = ("tokens",),
     opset: int = OPSET,
 ) -> None:
-    """The graph of `module` in `path`, simplified, not compared with anything; max_batch above 1 leaves the batch free between 1 and that.
+    """The graph of `module` in `path`, simplified, not compared with anything; max_batch above 1 leaves the first side of all inputs and outputs free
+    between 1 and that. Weights beyond 1 GiB lie beside it, in `path` + ".data".
 
+    examples: inputs by name, in the order of the module's arguments · outputs: names of what it gives.
     Raises WeightsError where torch cannot express the module in ONNX.
     """
     dynamic: Any = None
+    example = tuple(examples.values())
     if max_batch > 1:
         # torch takes sides of 1 for constants, so that it must see another.
-        example = example[:1].expand(2, *example.shape[1:]).contiguous()
-        dynamic = ({0: torch.export.Dim("batch", min=1, max=max_batch)},)
+        example = tuple(value[:1].expand(2, *value.shape[1:]).contiguous() for value in example)
+        rows = torch.export.Dim("batch", min=1, max=max_batch)
+        dynamic = (tuple({0: rows} for _ in example),) if _takes_any_number(module) else tuple({0: rows} for _ in example)
     with _quiet_exporter():
         try:
             torch.onnx.export(
                 module,
-                (example,),
+                example,
                 str(path),
-                input_names=[input_name],
-                output_names=[output_name],
+                input_names=list(examples),
+                output_names=list(outputs),
                 opset_version=opset,
                 dynamo=True,
                 dynamic_shapes=dynamic,
-                external_data=False,
+                external_data=_is_large(module),
                 verbose=False,
             )
         except ImportError as error:
@@ -154,7 +190,18 @@ def write_graph(
         except torch.onnx.errors.OnnxExporterError as error:
             reason = next((line.strip() for line in reversed(str(error.__cause__ or error).splitlines()) if line.strip()), type(error).__name__)
             raise WeightsError(f"export to ONNX: torch cannot express {type(module).__name__} ({reason[:300]}); use backend = 'torch'") from error
-    simplify(path)
+    if not _is_large(module):
+        simplify(path)
+
+
+def _takes_any_number(module: nn.Module) -> bool:
+    """Whether the inputs are `*inputs`, whose shapes torch wants as one tuple."""
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    return inspect.Parameter.VAR_POSITIONAL in kinds
+
+
+def _is_large(module: nn.Module) -> bool:
+    return sum(tensor.nbytes for tensor in module.state_dict().values()) > _LARGEST_FILE_BYTES
 
 
 def simplify(path: Path) -> None:

@@ -58,8 +58,7 @@ def quantise(graph: Path, images: Sequence[torch.Tensor], path: Path, min_cosine
     symmetric: activations too have zero point 0, since TensorRT takes no others; a little less exact.
     Raises InputError for too few images, WeightsError where not even one product can be in int8.
     """
-    if len(images) < MIN_IMAGES:
-        raise InputError(f"calibration: {len(images)} images: must be at least {MIN_IMAGES}")
+    check_number(images)
     checked = list(images[_HELD_OUT - 1 :: _HELD_OUT])
     seen = [image for index, image in enumerate(images) if index % _HELD_OUT != _HELD_OUT - 1]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +76,12 @@ def quantise(graph: Path, images: Sequence[torch.Tensor], path: Path, min_cosine
         os.replace(partial, path)
     record_path(path).write_text(json.dumps(asdict(result), indent=1) + "\n")
     return result
+
+
+def check_number(images: Sequence[object]) -> None:
+    """Raise InputError where there are too few to calibrate on."""
+    if len(images) < MIN_IMAGES:
+        raise InputError(f"calibration: {len(images)} images: must be at least {MIN_IMAGES}")
 
 
 def record_path(path: Path) -> Path:

@@ -25,25 +25,27 @@ class AttentionKernelError(WeightsError):
     """The library has no kernel for the attention operator in this width and number type; split into products it can be built."""
 
 
-def rtx_targets(precision: str) -> tuple[str, ...]:
+def rtx_targets(precision: str, mixed: bool = False) -> tuple[str, ...]:
     """What an engine of TensorRT-RTX is built for here: the GPU in this machine, or without one all that take the precision (this library has neither
-    float32 matrix products nor bfloat16 on SM75; int8 leaves some products in float32).
+    float32 matrix products nor bfloat16 on SM75; int8 leaves some products in float32). mixed: so does the network, whatever the precision.
 
     Raises ConfigError for a GPU that it does not serve.
     """
     present = compute_target()
-    allowed = tuple(target for target in RTX_TARGETS if target != "SM75" or precision == "fp16")
+    allowed = tuple(target for target in RTX_TARGETS if target != "SM75" or (precision == "fp16" and not mixed))
     if not present:
         return allowed
     if present not in RTX_TARGETS:
         raise ConfigError(f"backend = 'tensorrt_rtx': serves {', '.join(RTX_TARGETS)}, this GPU is {present}; use backend = 'tensorrt'")
     if present not in allowed:
+        if mixed:
+            raise ConfigError(f"backend = 'tensorrt_rtx': has no float32 products on {present}, which this network needs; run it by torch")
         raise ConfigError(f"precision = {precision!r}: tensorrt_rtx has none on {present}; use --precision fp16")
     return (present,)
 
 
 def build_engine(library: TensorRtLibrary, graph: Path, target: Path, max_batch: int, targets: tuple[str, ...] = (), exact: bool = False) -> None:
-    """Build the graph of one image input, whose batch is 1 or free up to `max_batch`, and write the serialised engine.
+    """Build the graph, whose inputs have a batch of 1 or one that is free up to `max_batch`, and write the serialised engine.
 
     targets: of TensorRT-RTX; TensorRT builds for the GPU in use · exact: float32 products are not rounded to TF32 (10 bits).
     Raises WeightsError that names the node that the parser refuses and the way out, or quotes the builder.
@@ -57,6 +59,7 @@ def build_engine(library: TensorRtLibrary, graph: Path, target: Path, max_batch:
     parser = trt.OnnxParser(network, library.logger)
     if not parser.parse_from_file(str(graph)):
         raise WeightsError(f"{graph}: {library.name} {library.version} refuses it: {_parser_errors(parser)}")
+    _let_attention_be_split(trt, network)
     config = builder.create_builder_config()
     if exact:
         config.clear_flag(trt.BuilderFlag.TF32)
@@ -83,15 +86,25 @@ def _network_flags(trt: Any) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
+def _let_attention_be_split(trt: Any, network: Any) -> None:
+    """Where the library has no kernel for attention of some width and number type in one piece, it may take several. Not all versions can be told."""
+    if not hasattr(trt, "IAttentionInputLayer"):
+        return
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type == trt.LayerType.ATTENTION_INPUT:
+            layer.__class__ = trt.IAttentionInputLayer  # layers of a parsed network have no class of their own
+            layer.attention.decomposable = True
+
+
 def _set_profile(builder: Any, network: Any, config: Any, max_batch: int) -> None:
     """1 to max_batch images, tuned for max_batch; a graph of fixed batch needs none."""
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        sides = tuple(tensor.shape)
-        if -1 not in sides:
-            continue
-        profile = builder.create_optimization_profile()
-        profile.set_shape(tensor.name, (1, *sides[1:]), (max_batch, *sides[1:]), (max_batch, *sides[1:]))
+    profile = builder.create_optimization_profile()
+    free = [tensor for tensor in map(network.get_input, range(network.num_inputs)) if -1 in tuple(tensor.shape)]
+    for tensor in free:
+        sides = tuple(tensor.shape)[1:]
+        profile.set_shape(tensor.name, (1, *sides), (max_batch, *sides), (max_batch, *sides))
+    if free:
         config.add_optimization_profile(profile)
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from perception.backends.machine import library_versions, num_cores, processor
 from perception.cli.findings import Finding
 from perception.core.errors import PerceptionError
+from perception.models.background_build import expected_way
+from perception.models.extractor import resolve_device
 from perception.models.measurements import fastest, measurements_path, read_measurements
 from perception.models.weights import cache_dir
 
@@ -150,9 +152,10 @@ def check_measurements() -> Finding:
             choices.append(f"{model} {width}x{height} on the {device}: {best.backend} {best.precision}, {best.frames_per_s:.3g} frames/s")
     if choices:
         return Finding("backend: auto", "ok", "; ".join(choices))
-    return Finding(
-        "backend: auto", "note", "nothing measured with these library versions: torch runs every network", "perception bench MODEL --weights FILE"
-    )
+    way = expected_way(resolve_device("auto"))
+    then = f"; {way.backend} {way.precision} takes over when its graph is made in the background" if way is not None else ""
+    found = f"nothing measured with these library versions: torch runs every network{then}"
+    return Finding("backend: auto", "note", found, "perception bench MODEL --weights FILE")
 
 
 def _is_importable(name: str) -> bool:

@@ -1,18 +1,20 @@
 """Export a network for onnxruntime, OpenVINO, TensorRT or TensorRT-RTX into one folder, compared with torch before anything is written.
 
 Position embeddings and adapters are folded in. What already lies there and was made from the same things is left alone. An extractor runs an engine
-from its usual place with `backend: tensorrt` or `tensorrt_rtx`.
+from its usual place with `backend: tensorrt` or `tensorrt_rtx`. Other networks (pi3, dust3r_512_dpt, cotracker3_offline, …) become one folder for
+each part that is a graph; the record says what is left to torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 import tyro
 from numpy.typing import NDArray
 from rich.table import Table
@@ -24,12 +26,17 @@ from perception.io.bag_messages import COMPRESSED_IMAGE, IMAGE
 from perception.io.bags import BagReader
 from perception.io.images import list_images, read_image
 from perception.io.videos import VIDEO_SUFFIXES, VideoReader
-from perception.models.export import CheckImages, ExportSettings, export_folder, export_network
+from perception.models.export import CheckImages, ExportSettings, check_settings, export_folder, export_part
 from perception.models.extractor import ExtractorConfig
+from perception.models.graph_part import GraphPart, extractor_part
 from perception.models.network_extractor import NetworkExtractor
+from perception.models.network_graphs import GRAPHS, network_parts
+from perception.models.networks import create_network, network_spec
 from perception.models.registry import create_extractor, network_names
+from perception.models.weights import file_sha256
 
 _NUM_RENDERED = 4
+_HASH_LENGTH = 8
 _NUM_CALIBRATION_READ = 400
 """Frames of a bag from which those for calibration are taken."""
 
@@ -39,7 +46,7 @@ class Arguments:
     """What to export, to what, and on which images it is compared."""
 
     model: Annotated[str, tyro.conf.Positional]
-    """Name of an extractor that is a network, such as nano, alike_n or dinov2_small."""
+    """Name of an extractor that is a network, such as nano, alike_n or dinov2_small, or of another network, such as pi3 or dust3r_512_linear."""
     backend: EngineBackend
     """onnx and openvino run on the CPU, tensorrt on the GPU it is built on, tensorrt_rtx on RTX cards and built anywhere."""
     image_size: tuple[int, int]
@@ -47,7 +54,12 @@ class Arguments:
     precision: EnginePrecision = "fp32"
     """Number type. int8 is calibrated on the images of --calibrate."""
     max_batch: int = 1
-    """Images at once; above 1 the engine takes any number from 1 to that."""
+    """Images at once; above 1 the engine takes any number from 1 to that. For pi3 and trajvg frames of a clip, for dust3r pairs, for stdit clips."""
+    weights: str = ""
+    """Weights of the network: a file (of an extractor also what its own `weights` takes). Without it an extractor's own, and of other networks
+    none: the export then shows how fast and how large it is."""
+    config: str = ""
+    """Sizes of a network that is no extractor, such as tiny; empty: the published ones."""
     images: str = ""
     """Images to compare on: a folder, a video or a bag. Without it and --calibrate four rendered views of a table."""
     calibrate: str = ""
@@ -61,28 +73,52 @@ class Arguments:
 
 
 def run(arguments: Arguments) -> int:
-    """Prints where the folder is and a table of accuracy and time."""
-    extractor = _network(arguments)
+    """Prints where the folders are, and for each a table of accuracy and time."""
     settings = ExportSettings(arguments.backend, arguments.precision, arguments.image_size, arguments.max_batch)
     if settings.precision == "int8" and not arguments.calibrate:
         raise ConfigError(
             "precision = 'int8': must be calibrated; give --calibrate with a bag, a video or a folder of images from the robot's camera"
         )
-    folder = Path(arguments.out).expanduser() if arguments.out else export_folder(extractor.name, settings)
+    parts = _parts(arguments, settings)
     steps = Steps()
-    with steps.step(f"export {extractor.name} to {settings.backend} {settings.precision}") as step:
-        record, is_new = export_network(extractor, settings, lambda: check_images(arguments), folder, step.describe)
-        step.result = str(folder) if is_new else f"nothing to do, {folder} is up to date"
-    steps.console.print(table_of(record, folder))
+    for part in parts:
+        folder = export_folder(part.model, settings)
+        if arguments.out:
+            # Several parts lie side by side, under the ends of their names.
+            folder = Path(arguments.out).expanduser() / (part.model.rpartition(".")[2] if len(parts) > 1 else "")
+        with steps.step(f"export {part.model} to {settings.backend} {settings.precision}") as step:
+            record, is_new = export_part(part, settings, lambda: check_images(arguments), folder, step.describe)
+            step.result = str(folder) if is_new else f"nothing to do, {folder} is up to date"
+        steps.console.print(table_of(record, folder))
     return 0
 
 
-def _network(arguments: Arguments) -> NetworkExtractor:
-    from dataclasses import replace
+def _parts(arguments: Arguments, settings: ExportSettings) -> tuple[GraphPart, ...]:
+    """What there is to export. Raises ConfigError for an unknown name and settings that do not fit."""
+    if arguments.model in network_names():
+        if arguments.config:
+            raise ConfigError(f"config = {arguments.config!r}: is for networks that are no extractors; {arguments.model} has one size")
+        extractor = _extractor(arguments)
+        check_settings(extractor.network, settings)
+        return (extractor_part(extractor, settings.image_size),)
+    if arguments.model not in GRAPHS:
+        raise ConfigError(f"model = {arguments.model!r}: must be one of {', '.join((*network_names(), *GRAPHS))}")
+    torch.manual_seed(0)  # without weights the same network each time
+    network = create_network(arguments.model, arguments.config or None, arguments.weights or None)
+    return network_parts(arguments.model, network, settings.image_size, _title(arguments))
 
-    if arguments.model not in network_names():
-        raise ConfigError(f"model = {arguments.model!r}: must be one of {', '.join(network_names())}")
-    extractor = create_extractor(replace(arguments.extractor, extractor=arguments.model, backend="torch", precision="float32", device="cpu"))
+
+def _title(arguments: Arguments) -> str:
+    """Network, sizes and weights."""
+    config = arguments.config or next(iter(network_spec(arguments.model).configurations))
+    path = Path(arguments.weights).expanduser()
+    return f"{arguments.model}({config}, {f'{path.name}:{file_sha256(path)[:_HASH_LENGTH]}' if arguments.weights else 'random'})"
+
+
+def _extractor(arguments: Arguments) -> NetworkExtractor:
+    """The extractor with the network's own number type, on the CPU."""
+    chosen = replace(arguments.extractor, extractor=arguments.model, backend="torch", precision="float32", device="cpu")
+    extractor = create_extractor(replace(chosen, weights=arguments.weights) if arguments.weights else chosen)
     assert isinstance(extractor, NetworkExtractor)
     return extractor
 
@@ -139,12 +175,14 @@ def table_of(record: EngineRecord, folder: Path) -> Table:
         "gives": "; ".join(map(str, record.io_spec.outputs)),
         "largest error": f"{accuracy.max_error:.3g} ({accuracy.max_share:.2g} of the largest output)",
         "cosine to torch": f"{accuracy.mean_cosine:.6f} on average, {accuracy.min_cosine:.6f} at worst",
-        "compared": f"on {accuracy.num_images} images ({accuracy.images}), run by {accuracy.run_by}",
-        "one image": f"{timings['run_ms']:.2f} ms" if "run_ms" in timings else "not timed: nothing here runs it",
+        "compared": f"on {accuracy.num_images} {'images' if record.dim else 'rows'} ({accuracy.images}), run by {accuracy.run_by}",
+        "one row" if not record.dim else "one image": f"{timings['run_ms']:.2f} ms" if "run_ms" in timings else "not timed: nothing here runs it",
         "serves": record.gpu or ", ".join(record.targets) or "any machine",
         "built in": ", ".join(f"{name.removesuffix('_s')} {value:.1f} s" for name, value in timings.items() if name.endswith("_s")),
         "size": f"{size_mb:.1f} MB: {', '.join(record.files)}",
     }
+    if record.left_out:
+        rows["left to torch"] = record.left_out
     for name, value in rows.items():
         table.add_row(f"{name:<16}", value)
     return table

@@ -1,6 +1,7 @@
 """A network as a folder that runs without torch's modules: graph, engine, record of its accuracy. What `perception export` does.
 
 Adapters are merged when the extractor is made, and what depends on the image size only (position embeddings) is worked out before the export.
+Other networks are exported in the parts that `network_graphs` names.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 
@@ -38,20 +40,18 @@ from perception.backends.onnx_export import (
     OPSET,
     SPLIT_ATTENTION_OPSET,
     Agreement,
-    TypedNetwork,
-    combined,
-    compare,
     weights_digest,
     write_graph,
 )
+from perception.backends.quantisation import check_number
 from perception.core.errors import ConfigError, WeightsError
 from perception.models.graph_backends import engine_folder_path
+from perception.models.graph_part import GraphPart, Run, extractor_part
 from perception.models.network_extractor import DenseNetwork, NetworkExtractor
 
 MIN_MEAN_COSINE: dict[EnginePrecision, float] = {"fp32": 0.99999, "fp16": 0.999, "bf16": 0.995, "int8": 0.98}
 """An export whose descriptors agree less with the float32 network, on average over all cells, is refused."""
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
-_NORMALISATION = "image is RGB in [0, 1]; mean and standard deviation of the network are inside the graph"
 _TIMED_S, _MAX_TIMED_RUNS = 1.0, 20
 _ENGINES = ("tensorrt", "tensorrt_rtx")
 
@@ -87,6 +87,10 @@ def check_settings(network: DenseNetwork, settings: ExportSettings) -> None:
         raise ConfigError(
             f"image_size = {' '.join(map(str, settings.image_size))}: sides must be multiples of {unit} px for this network; nearest: {near}"
         )
+    _check_choice(settings)
+
+
+def _check_choice(settings: ExportSettings) -> None:
     if settings.max_batch < 1:
         raise ConfigError(f"max_batch = {settings.max_batch}: must be at least 1")
     if settings.backend == "openvino" and settings.precision == "fp16":
@@ -100,19 +104,35 @@ def export_network(
     folder: Path,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[EngineRecord, bool]:
+    """Export the network of an extractor; as `export_part`. Raises ConfigError for settings that do not fit too."""
+    check_settings(extractor.network, settings)
+    return export_part(extractor_part(extractor, settings.image_size), settings, checks, folder, say)
+
+
+def export_part(
+    part: GraphPart,
+    settings: ExportSettings,
+    checks: Callable[[], CheckImages],
+    folder: Path,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[EngineRecord, bool]:
     """Export to `folder`; the record and whether anything had to be done. `checks` is called only then; `say` gets each stage.
 
     Raises ConfigError for settings that do not fit, WeightsError where the export differs from torch or a library refuses it.
     """
-    check_settings(extractor.network, settings)
-    versions, targets = _versions(settings.backend), _targets(settings)
+    _check_choice(settings)
+    if settings.precision == "int8" and part.extractor is None:
+        raise ConfigError("precision = 'int8': is for extractors, which are calibrated on images; this network takes fp32, fp16 or bf16")
+    settings = replace(settings, max_batch=part.max_rows or settings.max_batch)
+    versions, targets = _versions(settings.backend), _targets(settings, part)
     gpu = gpu_identity() if settings.backend == "tensorrt" else ""
-    key = _key(extractor, settings, versions, (gpu, *targets))
+    key = _key(part, settings, versions, (gpu, *targets))
     if is_current(folder, key):
         return read_record(folder), False
     images = checks()
-    pixels = [_fitted(image, settings.image_size) for image in images.images]
-    job = _Export(extractor, settings, pixels, images.source, say)
+    if settings.precision == "int8":
+        check_number(images.images)
+    job = _Export(part, settings, [_fitted(image, settings.image_size) for image in images.images], images.source, say)
     with new_folder(folder) as partial:
         record = job.record(key, versions, gpu, targets)
         write_record(partial, job.write(partial, record))
@@ -124,40 +144,50 @@ def export_network(
 class _Export:
     """One export under way: `pixels` are (1, 3, height, width) float32."""
 
-    extractor: NetworkExtractor
+    part: GraphPart
     settings: ExportSettings
     pixels: list[torch.Tensor]
     source: str
     say: Callable[[str], None]
 
+    @cached_property
+    def runs(self) -> list[Run]:
+        """What is compared."""
+        return self.part.runs(self.pixels, self.settings.max_batch)
+
+    @cached_property
+    def expected(self) -> list[dict[str, torch.Tensor]]:
+        """What the float32 network gives."""
+        return [self.part.run(self.part.module, inputs) for inputs in self.runs]
+
     def record(self, key: str, versions: dict[str, str], gpu: str, targets: tuple[str, ...]) -> EngineRecord:
         """The record before anything is written or measured."""
-        network, (height, width) = self.extractor.network, self.settings.image_size
-        batch = 1 if self.settings.max_batch == 1 else None
-        expected = self._expected()[0]
-        spec = IoSpec(
-            (TensorSpec("image", torch.float32, (batch, 3, height, width)),),
-            (TensorSpec("tokens", torch.float32, (batch, *expected.shape[1:])),),
+        part, settings = self.part, self.settings
+        network = part.extractor.network if part.extractor is not None else None
+        batch = 1 if settings.max_batch == 1 else None
+        inputs, outputs = (
+            tuple(TensorSpec(name, value.dtype, (batch, *value.shape[1:])) for name, value in tensors.items())
+            for tensors in (self.runs[0], self.expected[0])
         )
-        settings = self.settings
         return EngineRecord(
             key=key,
-            weights=weights_digest(self._network()).hexdigest(),
-            model=self.extractor.name,
+            weights=weights_digest(part.module).hexdigest(),
+            model=part.model,
             backend=settings.backend,
             precision=settings.precision,
             image_size=settings.image_size,
             max_batch=settings.max_batch,
-            io_spec=spec,
-            normalisation=_NORMALISATION,
-            dim=network.dim,
-            stride_px=network.stride_px,
-            offset_px=float(network.offset_px),
+            io_spec=IoSpec(inputs, outputs),
+            normalisation=part.takes,
+            dim=network.dim if network is not None else 0,
+            stride_px=network.stride_px if network is not None else 0,
+            offset_px=float(network.offset_px) if network is not None else 0.0,
             files={},
             versions=versions,
             accuracy=Accuracy(float("nan"), float("nan"), float("nan"), float("nan"), 0, "nothing yet"),
             gpu=gpu,
             targets=targets,
+            left_out=part.left_out,
         )
 
     def write(self, folder: Path, record: EngineRecord) -> EngineRecord:
@@ -179,7 +209,7 @@ class _Export:
     def _graph(self, path: Path, opset: int) -> None:
         self.say("graph")
         dtype = torch.float32 if self.settings.backend == "openvino" else _DTYPES[self.settings.precision]
-        write_graph(TypedNetwork(self._network(), dtype), self.pixels[0], path, self.settings.max_batch, opset=opset)
+        write_graph(self.part.in_precision(dtype), self.runs[0], path, self.settings.max_batch, self.part.outputs, opset)
         if self.settings.precision == "int8":
             from perception.backends.quantisation import quantise
 
@@ -207,14 +237,14 @@ class _Export:
         """The accuracy and the median time of one image in ms (0 where nothing was run). Raises WeightsError beyond the stated bounds."""
         self.say("comparison with torch")
         runner, run_by = self._runner(folder, record)
-        expected = self._expected()
         found, run_ms = self._outputs(runner), 0.0
         if not isinstance(runner, nn.Module):
             if self.settings.backend not in _ENGINES or torch.cuda.is_available():
-                run_ms = _median_ms(runner, self.pixels[0])
+                run_ms = _median_ms(runner, self.runs[0])
             runner.close()
-        agreement = combined([compare(*pair) for pair in zip(found, expected, strict=True)])
-        accuracy = Accuracy(**asdict(agreement), num_images=len(expected), run_by=run_by, images=self.source)
+        agreement = self.part.agreement(found, self.expected)
+        num_rows = sum(len(next(iter(inputs.values()))) for inputs in self.runs)
+        accuracy = Accuracy(**asdict(agreement), num_images=num_rows, run_by=run_by, images=self.source)
         _refuse_beyond_bounds(record, agreement, run_by)
         return accuracy, run_ms
 
@@ -230,32 +260,16 @@ class _Export:
             return open_backend("openvino", folder / GRAPH, BackendOptions(dtype=dtype, num_threads=threads)), "openvino on the CPU"
         if settings.precision == "bf16":
             # No runtime on a CPU takes bfloat16 graphs.
-            return TypedNetwork(self._network(), torch.bfloat16), f"torch in the same precision{unrun}"
+            return self.part.in_precision(torch.bfloat16), f"torch in the same precision{unrun}"
         return open_backend("onnxruntime", folder / GRAPH, BackendOptions(num_threads=threads)), f"the graph by onnxruntime on the CPU{unrun}"
 
-    def _outputs(self, runner: Backend | nn.Module) -> list[torch.Tensor]:
-        """The first image alone, the others as many at once as the graph takes, copied; one (1, dim, rows, cols) for each image."""
-        size = self.settings.max_batch
-        parts = [self.pixels[:1], *(self.pixels[start : start + size] for start in range(1, len(self.pixels), size))]
-        found: list[torch.Tensor] = []
-        for part in parts:
-            image = torch.cat(part)
-            with torch.inference_mode():
-                output = runner(image) if isinstance(runner, nn.Module) else runner.run({"image": image})["tokens"]
-            found += list(output.detach().cpu().clone().split(1))
+    def _outputs(self, runner: Backend | nn.Module) -> list[dict[str, torch.Tensor]]:
+        """What the export gives, copied."""
+        found = []
+        for inputs in self.runs:
+            outputs = self.part.run(runner, inputs) if isinstance(runner, nn.Module) else runner.run(inputs)
+            found.append({name: value.detach().cpu().clone() for name, value in outputs.items()})
         return found
-
-    def _expected(self) -> list[torch.Tensor]:
-        """What the float32 network gives."""
-        network = self._network()
-        with torch.inference_mode():
-            return [network(image) for image in self.pixels]
-
-    def _network(self) -> nn.Module:
-        network = self.extractor.network
-        assert isinstance(network, nn.Module)
-        network.prepare(*self.settings.image_size)  # type: ignore[operator]
-        return network.eval()
 
 
 def _refuse_beyond_bounds(record: EngineRecord, agreement: Agreement, run_by: str) -> None:
@@ -290,19 +304,17 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def _targets(settings: ExportSettings) -> tuple[str, ...]:
+def _targets(settings: ExportSettings, part: GraphPart) -> tuple[str, ...]:
     if settings.backend != "tensorrt_rtx":
         return ()
     from perception.backends.tensorrt_build import rtx_targets
 
-    return rtx_targets(settings.precision)
+    return rtx_targets(settings.precision, mixed=part.extractor is None)
 
 
-def _key(extractor: NetworkExtractor, settings: ExportSettings, versions: dict[str, str], hardware: tuple[str, ...]) -> str:
-    network = extractor.network
-    assert isinstance(network, nn.Module)
-    digest = weights_digest(network)
-    digest.update(f"{extractor.name}|{settings}|{sorted(versions.items())}|{hardware}|{OPSET}".encode())
+def _key(part: GraphPart, settings: ExportSettings, versions: dict[str, str], hardware: tuple[str, ...]) -> str:
+    digest = weights_digest(part.module)
+    digest.update(f"{part.model}|{settings}|{sorted(versions.items())}|{hardware}|{OPSET}".encode())
     return str(digest.hexdigest())
 
 
@@ -314,13 +326,12 @@ def _fitted(image: NDArray[np.uint8], size: tuple[int, int]) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(resized)).permute(2, 0, 1)[None].to(torch.float32).div(255).contiguous()
 
 
-def _median_ms(backend: Backend, image: torch.Tensor) -> float:
+def _median_ms(backend: Backend, inputs: Run) -> float:
     times: list[float] = []
     begin = time.perf_counter()
     while len(times) < _MAX_TIMED_RUNS and (len(times) < 3 or time.perf_counter() - begin < _TIMED_S):
         start = time.perf_counter()
-        output = backend.run({"image": image})["tokens"]
-        if output.is_cuda:
+        if any(output.is_cuda for output in backend.run(inputs).values()):
             torch.cuda.synchronize()
         times.append(1e3 * (time.perf_counter() - start))
     return float(np.median(times[1:]))

@@ -14,7 +14,9 @@ from torch import nn
 
 from perception.backends.backend import Backend
 from perception.core.errors import PerceptionError
+from perception.core.timing import Stopwatch
 from perception.core.types import Grid
+from perception.models.background_build import BackgroundBuild, ExpectedWay, built_engine, expected_way, network_identity
 from perception.models.extractor import ExtractorConfig, check_image, resolve_device
 from perception.models.graph_backends import GraphCase, auto_precision, check_precision, open_case
 from perception.models.measurements import fastest, read_measurements
@@ -52,6 +54,10 @@ class NetworkExtractor:
             check_precision(config.backend, config.precision)
         self._way: tuple[str, str] | None = None
         self._backends: OrderedDict[tuple[int, int], Backend] = OrderedDict()
+        self._expected: ExpectedWay | None = None
+        self._identity = ""
+        self._builds: dict[tuple[int, int], BackgroundBuild] = {}
+        self._ran_on: tuple[str, str] | None = None
 
     @property
     def network(self) -> DenseNetwork:
@@ -64,13 +70,28 @@ class NetworkExtractor:
         height, width = image.shape[:2]
         fitted, scale_x, scale_y = self._fitted(image)
         pixels = torch.from_numpy(fitted).permute(2, 0, 1)[None].to(torch.float32).div_(255)
-        raw = self._backend(*fitted.shape[:2]).run({"image": pixels})["tokens"][0]
+        raw = self._run(fitted, pixels)
         offset, stride = self._network.offset_px, self._network.stride_px
         offset_x, offset_y = ((offset + 0.5) * scale - 0.5 for scale in (scale_x, scale_y))
         stride_x, stride_y = stride * scale_x, stride * scale_y
         rows, cols = (_num_inside(*axis) for axis in ((height, offset_y, stride_y, raw.shape[1]), (width, offset_x, stride_x, raw.shape[2])))
         descriptors = torch.nn.functional.normalize(raw[:, :rows, :cols].float(), dim=0)
         return descriptors, Grid((offset_x, offset_y), (stride_x, stride_y))
+
+    def _run(self, fitted: NDArray[np.uint8], pixels: torch.Tensor) -> torch.Tensor:
+        """(dim, rows, cols) as the network gives them; a graph that was made meanwhile runs the next image."""
+        size = (fitted.shape[0], fitted.shape[1])
+        backend, build = self._backend(*size), self._builds.get(size)
+        if build is None:
+            return backend.run({"image": pixels})["tokens"][0]
+        watch = Stopwatch()
+        raw = backend.run({"image": pixels})["tokens"][0]
+        faster = build.after(watch.lap(), fitted)
+        if faster is not None:
+            self._backends[size] = faster
+            del self._builds[size]
+            self._ran_on = build.way.backend, build.way.precision
+        return raw
 
     def _fitted(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float, float]:
         """The image with sides the network takes, and how many original pixels one of its pixels spans in x and y."""
@@ -97,24 +118,45 @@ class NetworkExtractor:
         if self._way is None:
             # Once for all sizes: a torch backend changes the number type of the network, from which nothing could be exported any more.
             self._way = self._chosen_way(size)
-        self._backends[size] = backend = self._opened(GraphCase(*self._way, height, width))
+        self._backends[size] = backend = self._built(size) or self._opened(GraphCase(*self._way, height, width))
         while len(self._backends) > _NUM_OPEN_SIZES:
-            _, oldest = self._backends.popitem(last=False)
+            forgotten, oldest = self._backends.popitem(last=False)
+            self._builds.pop(forgotten, None)
             oldest.close()
+        return backend
+
+    def _built(self, size: tuple[int, int]) -> Backend | None:
+        """The graph that an earlier process found to be worth making; without one a watch is kept on whether it becomes so."""
+        if self._expected is None:
+            return None
+        build = BackgroundBuild(self._identity, self.name, self._config, self._expected, size)
+        backend = build.opened()
+        if backend is None:
+            self._builds[size] = build
+        else:
+            self._ran_on = self._expected.backend, self._expected.precision
         return backend
 
     @property
     def runs_on(self) -> str:
         """Backend and number type, such as "openvino bfloat16"; what the config says as long as no image was seen."""
-        return " ".join(self._way or (self._config.backend, self._config.precision))
+        return " ".join(self._ran_on or self._way or (self._config.backend, self._config.precision))
 
     def _chosen_way(self, size: tuple[int, int]) -> tuple[str, str]:
-        """Backend and precision of the config; for auto those that were fastest on this machine, or torch."""
+        """Backend and precision of the config; for auto those that were fastest on this machine, without a measurement an engine of this network, or
+        torch, beside which a graph may be made."""
         backend, precision = self._config.backend, self._config.precision
         if backend == "auto":
             measured = fastest(read_measurements(), self.name, self._network.stride_px, self._device.type, size, precision)
             if measured is not None:
                 return measured.backend, measured.precision
+            engine = built_engine(self.name, self._device, size, precision)
+            if engine is not None:
+                return engine
+            self._expected = expected_way(self._device, precision)
+            if self._expected is not None:
+                assert isinstance(self._network, nn.Module)
+                self._identity = network_identity(self._network, self.name)
             backend = "openvino" if precision == "int8" else "torch"
         return backend, auto_precision(backend, self._device) if precision == "auto" else precision
 

@@ -32,7 +32,7 @@ class Encoder(nn.Module):
 
     def grid(self, images: Tensor, place: str) -> tuple[int, int]:
         """(rows, cols) of the patches of images (batch, 3, height, width); InputError that begins with `place` for other shapes."""
-        if images.ndim != 4 or images.shape[1] != _CHANNELS or not len(images):
+        if images.ndim != 4 or images.shape[1] != _CHANNELS or not images.shape[0]:
             raise InputError(f"{place}: images {tuple(images.shape)}; must be (batch, 3, height, width) with a batch of at least 1")
         return patch_grid(images.shape[2], images.shape[3], self.patch_embed.patch_px, place)
 

@@ -87,8 +87,8 @@ def make_head(config: DecoderConfig) -> nn.Module:
 
 def read_head(head: nn.Module, layers: list[Tensor], grid: tuple[int, int]) -> PointMap:
     """Layers (batch, rows * cols, width) → point maps, in float32 also under autocast; a few images at a time."""
+    # The number of images is free in a graph that is exported.
+    chunks = [(layer,) if torch.compiler.is_exporting() else layer.split(_IMAGES_AT_ONCE) for layer in layers]
     with no_autocast(layers[-1].device):
-        parts = [
-            point_map(head([layer.float() for layer in part], grid)) for part in zip(*(layer.split(_IMAGES_AT_ONCE) for layer in layers), strict=True)
-        ]
+        parts = [point_map(head([layer.float() for layer in part], grid)) for part in zip(*chunks, strict=True)]
     return PointMap(*(torch.cat(values) for values in zip(*parts, strict=True))) if len(parts) > 1 else parts[0]

@@ -66,11 +66,11 @@ class DUSt3R(PairHeads):
     def forward(self, images1: Tensor, images2: Tensor) -> PairPointMaps:
         """images1, images2 (batch, 3, height, width) in [-1, 1], sides multiples of the patch; both sizes may differ. One pair per row."""
         grid1, grid2 = self.encoder.grid(images1, "DUSt3R, first images"), self.encoder.grid(images2, "DUSt3R, second images")
-        if len(images1) != len(images2):
+        if images1.shape[0] != images2.shape[0]:
             raise InputError(f"DUSt3R: {len(images1)} first and {len(images2)} second images; must be equally many, one pair per row")
         checkpointing = self.gradient_checkpointing and self.training
         if images1.shape == images2.shape:
-            features1, features2 = self.encoder(torch.cat([images1, images2]), checkpointing=checkpointing).chunk(2)
+            features1, features2 = self.encoder(torch.cat([images1, images2]), checkpointing=checkpointing).unflatten(0, (2, -1)).unbind()
         else:
             features1, features2 = (self.encoder(images, checkpointing=checkpointing) for images in (images1, images2))
         return self.point_maps(features1, features2, grid1, grid2)

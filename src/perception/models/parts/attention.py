@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -73,6 +75,7 @@ class CrossAttention(nn.Module):
         return self.proj(_attend(q, k, v, mask))
 
 
-def no_autocast(device: torch.device) -> torch.autocast:
-    """A context in which operations run in the dtype of their inputs: the float32 islands of a network under autocast."""
-    return torch.autocast(device.type, enabled=False)
+def no_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which operations run in the dtype of their inputs: the float32 islands of a network under autocast. Graphs that are exported
+    have their number types written out, and no such contexts."""
+    return nullcontext() if torch.compiler.is_exporting() else torch.autocast(device.type, enabled=False)

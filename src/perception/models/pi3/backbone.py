@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -82,6 +82,8 @@ class Pi3Backbone(nn.Module):
         if images.shape[0] < 1 or images.shape[1] < min_frames:
             raise InputError(f"{place}: {images.shape[0]} clips of {images.shape[1]} frames; needs one clip and {min_frames} frames or more")
         grid = patch_grid(images.shape[-2], images.shape[-1], self.backbone_config.patch_px, place)
+        if torch.compiler.is_exporting():
+            return grid  # a graph cannot look at values
         low, high = (float(value) for value in images.detach().aminmax())
         if not (low >= -_RANGE_SLACK and high <= 1 + _RANGE_SLACK):
             raise InputError(f"{place}: images with values from {low:g} to {high:g}; must be RGB in [0, 1], not normalised")
@@ -102,7 +104,8 @@ class Pi3Backbone(nn.Module):
         rows, cols = self.check_images(images)
         kept_blocks = sum(all(parameter.requires_grad for parameter in block.parameters()) for block in (*self.encoder.blocks, *self.decoder))
         kept_blocks = kept_blocks if torch.is_grad_enabled() else 0
-        check_memory(self.backbone_config, images, kept_blocks, self.recomputes, self.channels_at_once, type(self).__name__)
+        if not torch.compiler.is_exporting():
+            check_memory(self.backbone_config, images, kept_blocks, self.recomputes, self.channels_at_once, type(self).__name__)
         num_clips, num_frames = images.shape[:2]
         tokens = self._encode(images.flatten(0, 1), rows, cols)
         within = self.frame_rotary(rows, cols, self.backbone_config.dim // self.backbone_config.num_heads)
@@ -122,7 +125,7 @@ class Pi3Backbone(nn.Module):
 
         def encode(part: Tensor) -> Tensor:
             patches = self.encoder((part.float() - self.image_mean) / self.image_std, positions, self.recomputes)
-            registers = self.register_token[0].expand(len(part), -1, -1)
+            registers = self.register_token[0].expand(part.shape[0], -1, -1)
             return torch.cat([registers, patches], dim=1)
 
         return by_frames(encode, images, rows * cols)
@@ -133,8 +136,13 @@ class Pi3Backbone(nn.Module):
 
 def by_frames(function: Callable[[Tensor], Tensor], frames: Tensor, tokens_per_frame: int) -> Tensor:
     """function of frames (batch, …), which it treats independently, applied to as many at once as `TOKENS_AT_ONCE` says."""
-    parts = frames.split(frames_at_once(frames.device, tokens_per_frame))
+    parts = split_frames(frames, frames_at_once(frames.device, tokens_per_frame))
     return function(parts[0]) if len(parts) == 1 else torch.cat([function(part) for part in parts])
+
+
+def split_frames(frames: Tensor, at_once: int) -> Sequence[Tensor]:
+    """frames (batch, …) in parts of `at_once`; in one piece in a graph that is exported, whose number of frames is free."""
+    return (frames,) if torch.compiler.is_exporting() else frames.split(at_once)
 
 
 def frames_at_once(device: torch.device, tokens_per_frame: int) -> int:

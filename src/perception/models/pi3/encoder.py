@@ -28,13 +28,21 @@ class DinoEncoder(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(dim, config.num_heads, layer_scale=_LAYER_SCALE) for _ in range(config.encoder_depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self._num_dropped = 1 + config.encoder_registers
+        self._constant_positions: dict[tuple[int, int], Tensor] = {}
         nn.init.trunc_normal_(self.pos_embed, std=_POSITION_STD)
         nn.init.normal_(self.cls_token, std=_REGISTER_STD)
         nn.init.normal_(self.register_tokens, std=_REGISTER_STD)
 
     def positions(self, rows: int, cols: int) -> Tensor:
         """Position embeddings of the patches, (1, rows * cols, dim), from the stored square grid."""
+        if torch.compiler.is_exporting() and (rows, cols) in self._constant_positions:
+            return self._constant_positions[rows, cols]
         return interpolate_positions(self.pos_embed[:, 1:], rows, cols, offset=None, antialias=True)
+
+    def prepare(self, rows: int, cols: int) -> None:
+        """Graphs that are exported from now on have the positions of this grid as a constant: no runtime resizes as torch does here."""
+        with torch.no_grad():
+            self._constant_positions = {(rows, cols): self.positions(rows, cols).clone()}
 
     def forward(self, images: Tensor, positions: Tensor, checkpointing: bool = False) -> Tensor:
         """images (batch, 3, height, width), normalised; positions of their grid → (batch, rows * cols, dim)"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -56,7 +57,16 @@ class CameraHead(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """patches (frames, n, dim) float32, without registers → world_from_camera (frames, 4, 4), in the scale of the predicted points."""
+        return camera_pose(self.numbers(patches))
+
+    def numbers(self, patches: Tensor) -> Tensor:
+        """The same as twelve numbers (frames, 12), which `camera_pose` reads: nine of the rotation and the translation."""
         for block in self.res_conv:
             patches = block(patches)
         frame = self.more_mlps(patches.mean(dim=1))
-        return se3.from_rotation_translation(rotation_from_nine(self.fc_rot(frame)), self.fc_t(frame))
+        return torch.cat([self.fc_rot(frame), self.fc_t(frame)], dim=-1)
+
+
+def camera_pose(numbers: Tensor) -> Tensor:
+    """What a camera head says (…, 12) → world_from_camera (…, 4, 4). Not part of exported graphs, which have no singular value decomposition."""
+    return se3.from_rotation_translation(rotation_from_nine(numbers[..., :9]), numbers[..., 9:])

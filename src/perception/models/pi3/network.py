@@ -10,9 +10,9 @@ from torch import Tensor
 from perception.geometry import se3
 from perception.models.parts.attention import no_autocast
 from perception.models.parts.pixel_head import PixelHead
-from perception.models.pi3.backbone import Pi3Backbone, frames_at_once
+from perception.models.pi3.backbone import Pi3Backbone, frames_at_once, split_frames
 from perception.models.pi3.config import Pi3Config
-from perception.models.pi3.heads import CameraHead, HeadDecoder
+from perception.models.pi3.heads import CameraHead, HeadDecoder, camera_pose
 
 _POINT_CHANNELS = 3
 
@@ -51,19 +51,26 @@ class Pi3(Pi3Backbone):
 
         Raises InputError for other shapes and values, and for clips that do not fit into the free memory.
         """
+        local, confidence, camera = self.unposed(images)
+        with no_autocast(images.device):
+            pose = camera_pose(camera)
+        return Pi3Estimate(local, to_world(pose, local), confidence, pose)
+
+    def unposed(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Local points and confidence as in `forward`, and the cameras as twelve numbers (batch, frames, 12), which `camera_pose` reads."""
         tokens, rows, cols, _ = self.features(images)
         rotary = self.frame_rotary(rows, cols, self.config.head_dim // self.config.head_num_heads)
         parts = []
-        for part in tokens.split(frames_at_once(tokens.device, tokens.shape[1])):
+        for part in split_frames(tokens, frames_at_once(tokens.device, tokens.shape[1])):
             point, conf, camera = (
                 decoder(part, rotary, self.recomputes)[:, self.backbone_config.decoder_registers :].float()
                 for decoder in (self.point_decoder, self.conf_decoder, self.camera_decoder)
             )
             with no_autocast(images.device):
                 raw = self.point_head(point, rows, cols).permute(0, 2, 3, 1)
-                parts.append((local_points(raw), self.conf_head(conf, rows, cols)[:, 0], self.camera_head(camera)))
-        local, confidence, pose = (torch.cat(values).unflatten(0, images.shape[:2]) for values in zip(*parts, strict=True))
-        return Pi3Estimate(local, to_world(pose, local), confidence, pose)
+                parts.append((local_points(raw), self.conf_head(conf, rows, cols)[:, 0], self.camera_head.numbers(camera)))
+        local, confidence, cameras = (torch.cat(values).unflatten(0, images.shape[:2]) for values in zip(*parts, strict=True))
+        return local, confidence, cameras
 
 
 def local_points(raw: Tensor, max_log_depth: float | None = None) -> Tensor:

@@ -32,6 +32,8 @@ class CaptionAttention(nn.Module):
         """x (batch, tokens, dim), captions (batch, caption tokens, dim), kept (batch, 1, 1, caption tokens) bool or None → (batch, tokens, dim)"""
         parts = (self.q_linear(x), *self.kv_linear(captions).chunk(2, dim=-1))
         query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
+        if kept is not None and torch.compiler.is_exporting():
+            kept = kept.expand(-1, -1, x.shape[1], -1)  # onnxruntime repeats no mask by itself
         return self.proj(functional.scaled_dot_product_attention(query, key, value, attn_mask=kept).transpose(1, 2).flatten(2))
 
 
@@ -72,7 +74,7 @@ class StditBlock(nn.Module):
 
     def _over_time(self, x: Tensor, frame_positions: Tensor | None) -> Tensor:
         """Each cell attends to the same cell in all frames; x and result (batch, frames * cells, dim)."""
-        batch, num_frames = len(x), self.config.num_frames
+        batch, num_frames = x.shape[0], self.config.num_frames
         tracks = x.unflatten(1, (num_frames, -1)).transpose(1, 2).flatten(0, 1)
         if frame_positions is not None:
             tracks = tracks + frame_positions.to(tracks.dtype)

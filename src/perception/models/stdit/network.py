@@ -84,7 +84,7 @@ class Stdit(nn.Module):
     ) -> tuple[Tensor, Conditioning]:
         """Tokens (batch, frames * cells, dim), frame by frame, with their places in it, and what the blocks are told; arguments of `forward`."""
         self._check(latents, timesteps, captions)
-        kept = _repeated_mask(mask, len(latents), self.config.num_caption_tokens)
+        kept = _repeated_mask(mask, latents.shape[0], self.config.num_caption_tokens)
         if dropped is None and self.training and self.config.caption_dropout > 0:
             dropped = torch.rand(len(captions), device=captions.device) < self.config.caption_dropout
         patches = self.x_embedder(latents.to(self.x_embedder.proj.weight.dtype))
@@ -118,10 +118,10 @@ class Stdit(nn.Module):
             raise InputError(
                 f"latents of shape {tuple(latents.shape)}: must be (batch, {', '.join(map(str, wanted))}), for which this network was built"
             )
-        caption_size = (len(latents), config.num_caption_tokens, config.caption_dim)
+        caption_size = (latents.shape[0], config.num_caption_tokens, config.caption_dim)
         if tuple(captions.shape) != caption_size:
             raise InputError(f"captions of shape {tuple(captions.shape)}: must be {caption_size} (batch, tokens, channels)")
-        if tuple(timesteps.shape) != (len(latents),):
+        if tuple(timesteps.shape) != (latents.shape[0],):
             raise InputError(f"timesteps of shape {tuple(timesteps.shape)}: must be ({len(latents)},), one for each clip")
 
 
@@ -129,9 +129,9 @@ def _repeated_mask(mask: Tensor | None, batch: int, num_tokens: int) -> Tensor |
     """(batch, 1, 1, tokens) bool. A mask of fewer captions is repeated, as guidance calls the network for each prompt twice."""
     if mask is None:
         return None
-    if mask.ndim != 2 or mask.shape[1] != num_tokens or not len(mask) or batch % len(mask):
+    if mask.ndim != 2 or mask.shape[1] != num_tokens or not mask.shape[0] or batch % mask.shape[0]:
         raise InputError(f"caption mask of shape {tuple(mask.shape)}: must be (batch, {num_tokens}) with a batch that divides {batch}")
     kept = mask != 0
-    if not bool(kept.any(dim=1).all()):
+    if not torch.compiler.is_exporting() and not bool(kept.any(dim=1).all()):
         raise InputError("caption mask: leaves no token of a caption; pass the empty prompt (null_prompt) for clips without one")
-    return kept.repeat(batch // len(mask), 1)[:, None, None]
+    return kept.repeat(batch // mask.shape[0], 1)[:, None, None]

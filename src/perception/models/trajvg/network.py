@@ -14,7 +14,7 @@ from perception.models.parts.attention import no_autocast
 from perception.models.parts.blocks import checkpointed
 from perception.models.parts.conv_head import ConvHead
 from perception.models.pi3.backbone import BackboneFeatures, Pi3Backbone
-from perception.models.pi3.heads import CameraHead, HeadDecoder
+from perception.models.pi3.heads import CameraHead, HeadDecoder, camera_pose
 from perception.models.pi3.network import local_points, to_world
 from perception.models.trajvg.config import TrajVGConfig
 from perception.models.trajvg.track_features import TrackFeatures
@@ -92,20 +92,28 @@ class TrajVG(Pi3Backbone):
         rows, cols = self.check_images(images)
         self.tracker.check_size(*self.track_decoder.map_size(rows, cols))
         queries = query_grid(images) if queries_px is None else self._checked_queries(images, queries_px)
-        features = self.features(images, keep_pairs=set(self.config.feature_pairs))
-        local, confidence, pose, maps = (value.unflatten(0, images.shape[:2]) for value in self._heads(features, *images.shape[-2:]))
+        local, confidence, camera, maps = self.untracked(images)
+        with no_autocast(images.device):
+            pose = camera_pose(camera)
         seen = local if self.config.tracks_move_points else local.detach()
         tracks = self.tracker(maps, seen.movedim(-1, 2), queries, self._points_at(seen[:, 0], queries), num_iterations, self.recomputes)
         return TrajVGEstimate(local, to_world(pose, local), confidence, pose, tracks)
 
+    def untracked(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What comes before poses and tracks: local points and confidence as in `forward`, the cameras as twelve numbers (batch, frames, 12), which
+        `camera_pose` reads, and the feature maps (batch, frames, dim, rows, cols) that `tracker` searches."""
+        features = self.features(images, keep_pairs=set(self.config.feature_pairs))
+        return tuple(value.unflatten(0, images.shape[:2]) for value in self._heads(features, *images.shape[-2:]))
+
     def _heads(self, features: BackboneFeatures, height_px: int, width_px: int) -> tuple[Tensor, ...]:
-        """Of all frames, in chunks: local points, confidence, poses, feature maps to track in."""
+        """Of all frames, in chunks: local points, confidence, cameras as twelve numbers, feature maps to track in."""
         num_frames, num_tokens, _ = features.tokens.shape
         at_once = max(1, PIXELS_AT_ONCE.get(features.tokens.device.type, PIXELS_AT_ONCE["cuda"]) // (height_px * width_px))
         rotary = self.frame_rotary(features.rows, features.cols, self.config.head_dim // self.config.head_num_heads)
         registers, recomputes, parts = num_tokens - features.rows * features.cols, self.recomputes, []
-        for start in range(0, num_frames, at_once):
-            chunk = slice(start, start + at_once)
+        # In a graph that is exported the number of frames is free.
+        exporting = torch.compiler.is_exporting()
+        for chunk in [slice(None)] if exporting else [slice(start, start + at_once) for start in range(0, num_frames, at_once)]:
             pairs = [features.pairs[pair][chunk] for pair in self.config.feature_pairs]
             maps = checkpointed(self.track_decoder, pairs, features.rows, features.cols, enabled=recomputes).float()
             point, conf, camera = (
@@ -116,7 +124,7 @@ class TrajVG(Pi3Backbone):
                 point, conf = (hidden.transpose(1, 2).unflatten(2, (features.rows, features.cols)) for hidden in (point, conf))
                 raw = torch.cat(self.point_head(point, height_px, width_px, recomputes), dim=1).permute(0, 2, 3, 1)
                 confidence = self.conf_head(conf, height_px, width_px, recomputes)[0][:, 0]
-                parts.append((local_points(raw, MAX_LOG_DEPTH), confidence, self.camera_head(camera), maps))
+                parts.append((local_points(raw, MAX_LOG_DEPTH), confidence, self.camera_head.numbers(camera), maps))
         return tuple(torch.cat(values) for values in zip(*parts, strict=True))
 
     def _points_at(self, points: Tensor, queries_px: Tensor) -> Tensor:

@@ -1,0 +1,161 @@
+"""`backend: auto` without a measurement: torch at once, and a graph beside it as soon as it pays, when it gives the same descriptors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from perception.backends.engine_folder import Accuracy
+from perception.core.errors import WeightsError
+from perception.models import background_build
+from perception.models.background_build import EXPECTED, ExpectedWay, build, built_engine, expected_way, network_identity, read_built
+from perception.models.extractor import ExtractorConfig
+from perception.models.network_extractor import NetworkExtractor
+from perception.models.registry import create_extractor
+
+CPU = torch.device("cpu")
+CONFIG = ExtractorConfig(extractor="tiny_nano", device="cpu")
+WAY = ExpectedWay("openvino", "float32", 1e9)
+IMAGE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PERCEPTION_CACHE", str(tmp_path))
+    monkeypatch.setattr("perception.models.network_extractor.expected_way", lambda *_: WAY)
+    return tmp_path
+
+
+def extractor(**settings: str) -> NetworkExtractor:
+    made = create_extractor(dataclasses.replace(CONFIG, **settings))  # type: ignore[arg-type]
+    assert isinstance(made, NetworkExtractor)
+    return made
+
+
+def key_of(size: tuple[int, int] = (64, 96)) -> str:
+    network = extractor().network
+    assert isinstance(network, torch.nn.Module)
+    return background_build._key(network_identity(network, "tiny_nano"), WAY, size)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("avx2", "avx512f", "avx512_bf16", "amx_bf16"), ("openvino", "bfloat16")),
+        (("avx2", "avx512f", "avx512_bf16"), ("openvino", "bfloat16")),
+        (("avx2",), ("openvino", "float32")),
+        (("asimd", "bf16"), None),
+        ((), None),
+    ],
+)
+def test_the_expected_way_follows_the_processor(flags: tuple[str, ...], expected: tuple[str, str] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background_build, "processor", lambda: ("a processor", flags))
+    way = expected_way(CPU)
+    assert (None if way is None else (way.backend, way.precision)) == expected
+    assert expected_way(CPU, "float16") is None
+    monkeypatch.setattr(background_build, "why_not", lambda *_: "not installed")
+    assert expected_way(CPU) is None
+    assert all(way.gain > 1 for _, way in EXPECTED)
+
+
+def test_few_images_never_start_a_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background_build.subprocess, "Popen", None)
+    made = extractor()
+    for _ in range(3):
+        made.extract(IMAGE)
+    assert made.runs_on.startswith("torch ")
+
+
+def test_what_was_built_is_taken_by_the_next_process_and_gives_the_same(cache: Path) -> None:
+    plain = extractor()
+    expected, _ = plain.extract(IMAGE)
+    built = build(CONFIG, WAY, key_of(), IMAGE)
+    assert built.min_cosine > 0.999
+    assert read_built(cache / "graphs" / f"auto-{key_of()}.json") == built
+    later = extractor()
+    found, _ = later.extract(IMAGE)
+    assert later.runs_on == "openvino float32"
+    assert float(torch.cosine_similarity(found, expected, dim=0).min()) > 0.999
+    later.extract(IMAGE[:32, :64])
+    assert extractor(backend="torch", precision="float32").runs_on == "torch float32"
+
+
+def test_a_graph_that_differs_or_was_changed_is_not_taken(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    built = build(CONFIG, WAY, key_of(), IMAGE)
+    record = cache / "graphs" / f"auto-{key_of()}.json"
+    for change in ({"min_cosine": 0.99}, {"min_cosine": float("nan")}, {"sha256": "0" * 64}):
+        record.write_text(json.dumps(dataclasses.asdict(dataclasses.replace(built, **change))))  # type: ignore[arg-type]
+        made = extractor()
+        made.extract(IMAGE)
+        assert made.runs_on.startswith("torch ")
+    assert "was changed since it was made; not loaded" in caplog.text
+    assert not record.exists(), "so that it is made again"
+
+
+def test_other_weights_are_another_network() -> None:
+    network = extractor().network
+    assert isinstance(network, torch.nn.Module)
+    before = network_identity(network, "tiny_nano")
+    with torch.no_grad():
+        next(network.parameters()).mul_(1.01)
+    assert network_identity(network, "tiny_nano") != before
+    with pytest.raises(WeightsError, match="weights or libraries changed since this process began"):
+        build(CONFIG, WAY, "another key", IMAGE)
+
+
+def test_a_build_that_fails_is_said_once_and_torch_goes_on(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(background_build, "BUILD_S", 0.0)
+    monkeypatch.setattr(background_build, "__name__", "perception.no_such_module")
+    made = extractor()
+    deadline = time.monotonic() + 30
+    while "was not made" not in caplog.text and time.monotonic() < deadline:
+        made.extract(IMAGE)
+    assert "openvino float32 was not made" in caplog.text
+    assert "No module named perception.no_such_module" in caplog.text
+    assert made.runs_on.startswith("torch ")
+
+
+@pytest.mark.slow
+def test_a_process_in_the_background_takes_over(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(background_build, "BUILD_S", 0.0)
+    made = extractor()
+    deadline = time.monotonic() + 120
+    with caplog.at_level(logging.INFO):
+        expected, _ = made.extract(IMAGE)
+        while made.runs_on.startswith("torch ") and time.monotonic() < deadline:
+            time.sleep(0.2)
+            made.extract(IMAGE)
+    assert made.runs_on == "openvino float32", caplog.text
+    assert "making its graph in the background" in caplog.text
+    found, _ = made.extract(IMAGE)
+    assert float(torch.cosine_similarity(found, expected, dim=0).min()) > 0.998
+
+
+def test_exact_engines_are_found_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def record(folder: Path) -> object:
+        if "tensorrt_rtx" not in folder.name:
+            raise WeightsError("none")
+        exact = Accuracy(0.0, 0.0, 0.99 if "fp16" in folder.name else 0.9999, 1.0, 1, "")
+        return type("Record", (), {"accuracy": exact})
+
+    monkeypatch.setattr(background_build, "read_record", record)
+    assert built_engine("nano", torch.device("cuda"), (480, 640), "auto") == ("tensorrt_rtx", "bfloat16")
+    assert built_engine("nano", torch.device("cuda"), (480, 640), "float16") is None
+    assert built_engine("nano", CPU, (480, 640), "auto") is None
+
+
+def test_the_process_says_in_one_line_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background_build.os, "nice", lambda _: 0)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    job = {"config": dataclasses.asdict(CONFIG), "way": dataclasses.asdict(WAY), "key": "another"}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    np.save(tmp_path / "image.npy", IMAGE)
+    assert background_build.main(tmp_path) == 1
+    assert "tiny_nano: the weights or libraries changed" in capsys.readouterr().err
