@@ -59,7 +59,7 @@ def measure(name: str, observations: PairObservations, repeats: int) -> None:
         begun = time.process_time()
         adam_loss = adam(observations, start)
         theirs.append(time.process_time() - begun)
-    losses = f"{scene.start_loss:10.3g} | {scene.loss:10.3g} | {adam_loss:10.3g}"
+    losses = f"{scene.start_loss:10.4g} | {scene.loss:10.4g} | {adam_loss:10.4g}"
     seconds = f"{min(ours):8.2f} | {min(theirs):8.2f} | {min(theirs) / min(ours):6.1f}"
     print(f"{name:28} | {scene.num_rounds:6} | {losses} | {seconds}", flush=True)
 

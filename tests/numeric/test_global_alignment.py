@@ -9,12 +9,15 @@ from tests.support.point_map_pairs import wavy_scene
 
 from perception.core.errors import InputError
 from perception.geometry import se3
-from perception.geometry.global_alignment import AlignmentConfig, KnownCameras, align, alignment_loss, pair_observations, pair_scene
+from perception.geometry.global_alignment import AlignmentConfig, KnownCameras, align, alignment_loss, pair_observations, pair_scene, refinement
 from perception.geometry.global_alignment.parameters import parameters_of_scene, scene_of_parameters
-from perception.geometry.global_alignment.refinement import Problem, refine
+from perception.geometry.global_alignment.problem import Problem
+from perception.geometry.global_alignment.refinement import refine
 from perception.geometry.global_alignment.spanning_tree import first_scene, maximum_spanning_tree, pair_scores
 from perception.geometry.scene_graph import image_pairs
 from perception.geometry.so3 import rotation_angle
+
+BOTH_ROUNDS = pytest.mark.parametrize("most_joint_pairs", [0, 1000], ids=["in turns", "jointly"])
 
 
 def camera_errors(found, truth):
@@ -75,26 +78,30 @@ def test_a_noisy_scene_gets_better_in_loss_and_in_truth(seed):
     assert found[1] < before[1]
 
 
-def test_no_round_raises_the_loss_even_from_a_bad_start():
+@BOTH_ROUNDS
+def test_no_round_raises_the_loss_even_from_a_bad_start(most_joint_pairs, monkeypatch):
+    monkeypatch.setattr(refinement, "MOST_JOINT_PAIRS", most_joint_pairs)
     truth = wavy_scene(4, image_pairs(4), noise=0.02)
     known = KnownCameras().with_principal_points(truth.observations)
     scene = loosened(first_scene(truth.observations, known, 0.5))
-    problem = Problem.of(truth.observations, True, True)
+    problem = Problem.of(truth.observations, moves_cameras=True, moves_focals=True, base_scale=0.5)
     losses = []
     for _ in range(12):
         losses.append(float(problem.fit(scene).loss))
-        scene, num_rounds = refine(problem, scene, max_rounds=1, tolerance=0.0, base_scale=0.5)
+        scene, num_rounds = refine(problem, scene, max_rounds=1, tolerance=0.0)
         assert num_rounds == 1
     assert all(after < before for before, after in itertools.pairwise(losses))
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_it_ends_where_gradients_of_the_objective_vanish():
+@BOTH_ROUNDS
+def test_it_ends_where_gradients_of_the_objective_vanish(most_joint_pairs, monkeypatch):
+    monkeypatch.setattr(refinement, "MOST_JOINT_PAIRS", most_joint_pairs)
     truth = wavy_scene(3, image_pairs(3), noise=0.02)
     known = KnownCameras().with_principal_points(truth.observations)
-    problem = Problem.of(truth.observations, True, True)
+    problem = Problem.of(truth.observations, moves_cameras=True, moves_focals=True, base_scale=0.5)
     start = first_scene(truth.observations, known, 0.5)
-    scene, _ = refine(problem, start, max_rounds=200, tolerance=1e-9, base_scale=0.5)
+    scene, _ = refine(problem, start, max_rounds=200, tolerance=1e-9)
     norms = []
     for state in (start, scene):
         parameters = parameters_of_scene(state)
@@ -104,6 +111,27 @@ def test_it_ends_where_gradients_of_the_objective_vanish():
         gradients = torch.autograd.grad(alignment_loss(truth.observations, scene_of_parameters(parameters, state.principal_px)), trained)
         norms.append([float(gradient.abs().max()) for gradient in (gradients[0], gradients[2], gradients[3])])
     assert all(after < 0.02 * before for before, after in zip(*norms, strict=True)), norms
+
+
+def test_pairs_in_turns_end_where_all_at_once_do_and_all_at_once_takes_few_rounds(monkeypatch):
+    truth = wavy_scene(8, image_pairs(8, "swin-2-noncyclic"), noise=0.02)
+    jointly = align(truth.observations)
+    monkeypatch.setattr(refinement, "MOST_JOINT_PAIRS", 0)
+    in_turns = align(truth.observations, config=AlignmentConfig(coarse_rounds=200, fine_rounds=100, tolerance=1e-5))
+    assert jointly.num_rounds <= 20
+    assert jointly.loss <= in_turns.loss * (1 + 1e-4)
+    assert in_turns.loss <= jointly.loss * (1 + 3e-3)
+
+
+@BOTH_ROUNDS
+def test_what_is_preset_stays_in_either_kind_of_rounds(most_joint_pairs, monkeypatch):
+    monkeypatch.setattr(refinement, "MOST_JOINT_PAIRS", most_joint_pairs)
+    truth = wavy_scene(4, image_pairs(4), noise=0.01)
+    for known in (KnownCameras(truth.world_from_camera, truth.focal_px), KnownCameras(truth.world_from_camera), KnownCameras(None, truth.focal_px)):
+        scene = align(truth.observations, known)
+        assert scene.loss < scene.start_loss
+        assert known.world_from_camera is None or torch.equal(scene.world_from_camera, truth.world_from_camera)
+        assert known.focal_px is None or torch.equal(scene.focal_px, truth.focal_px)
 
 
 def test_few_pixels_do_most_of_the_work_and_every_pixel_gets_its_depth():

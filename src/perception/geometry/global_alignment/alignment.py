@@ -14,12 +14,14 @@ from perception.core.errors import InputError
 from perception.geometry import se3
 from perception.geometry.global_alignment.cameras import KnownCameras
 from perception.geometry.global_alignment.observations import PairObservations
-from perception.geometry.global_alignment.refinement import Problem, refine
+from perception.geometry.global_alignment.problem import Problem
+from perception.geometry.global_alignment.refinement import refine
 from perception.geometry.global_alignment.scene import Scene, alignment_loss, rays
 from perception.geometry.global_alignment.spanning_tree import first_scene, positive_depth
 
 _SMALLEST_DISTANCE = 1e-6
 _NUM_DEPTH_ROUNDS = 5
+_REFINED_SOFTNESS = 0.01
 _MAX_POINTS_AT_ONCE = 1_000_000
 
 
@@ -114,17 +116,18 @@ def align(observations: PairObservations, known: KnownCameras | None = None, con
     fine = observations.thinned(fine_step) if fine_step > 1 else observations
     start = scene = first_scene(fine, known.thinned(fine_step), base_scale)
     coarse_step = _step(fine, config.coarse_pixels)
-    num_rounds = 0
+    num_rounds, softness = 0, 1.0
     if coarse_step > 1 and config.coarse_rounds:
         coarse = fine.thinned(coarse_step)
         guess = with_depths_of(coarse, _resized(scene, 1 / coarse_step))
-        problem = Problem.of(coarse, not has_poses, not has_focals)
-        guess, num_rounds = refine(problem, guess, max_rounds=config.coarse_rounds, tolerance=config.tolerance, base_scale=base_scale)
+        problem = Problem.of(coarse, moves_cameras=not has_poses, moves_focals=not has_focals, base_scale=base_scale)
+        guess, num_rounds = refine(problem, guess, max_rounds=config.coarse_rounds, tolerance=config.tolerance)
         guess = with_depths_of(fine, _resized(guess, coarse_step))
-        scene = guess if float(alignment_loss(fine, guess)) < float(alignment_loss(fine, scene)) else scene
+        if float(alignment_loss(fine, guess)) < float(alignment_loss(fine, scene)):
+            scene, softness = guess, _REFINED_SOFTNESS
     rounds = config.fine_rounds if coarse_step > 1 else config.coarse_rounds + config.fine_rounds
-    problem = Problem.of(fine, not has_poses, not has_focals)
-    scene, num_fine = refine(problem, scene, max_rounds=rounds, tolerance=config.tolerance, base_scale=base_scale)
+    problem = Problem.of(fine, moves_cameras=not has_poses, moves_focals=not has_focals, base_scale=base_scale)
+    scene, num_fine = refine(problem, scene, max_rounds=rounds, tolerance=config.tolerance, softness=softness)
     return _finished(observations, fine_step, start, scene, num_rounds + num_fine)
 
 
