@@ -120,3 +120,25 @@ def test_siblings_share_the_engine_and_nothing_else(backend: TensorRtBackend) ->
 def test_too_many_images_are_one_sentence(backend: TensorRtBackend) -> None:
     with pytest.raises(InputError, match="5 images at once: must be 1 to 4; export with --max-batch"):
         backend.run({"image": torch.zeros(5, 3, *_SIZE)})
+
+
+def test_compiled_kernels_are_kept_for_the_next_start(backend: TensorRtBackend, folder: Path) -> None:
+    if backend._open().library.name != "tensorrt_rtx":
+        pytest.skip("TensorRT compiles when it builds")
+    backend.run({"image": torch.rand(1, 3, *_SIZE)})
+    (kept,) = folder.glob("runtime-*.cache")
+    size = kept.stat().st_size
+    again = open_backend("tensorrt_rtx", folder)
+    again.run({"image": torch.rand(1, 3, *_SIZE)})
+    assert kept.stat().st_size == size > 32
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_calibrated_engines_are_near_torch(precision: str, tmp_path: Path) -> None:
+    library = "tensorrt_rtx" if compute_target() in RTX_TARGETS else "tensorrt"
+    pytest.importorskip("tensorrt_rtx_bindings" if library == "tensorrt_rtx" else "tensorrt")
+    if precision == "fp8" and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("this GPU has no float8")
+    record, _ = export_network(extractor(), ExportSettings(library, precision, _SIZE, 1), some_images, tmp_path / "out")  # type: ignore[arg-type]
+    assert record.accuracy.run_by.startswith(library)
+    assert record.accuracy.mean_cosine > 0.98

@@ -208,6 +208,17 @@ def test_int8_for_tensorrt_has_no_zero_points_and_no_int8_biases(name: str, rtx:
     assert set(record.files) == {GRAPH, ENGINE, "model.onnx.json"}
 
 
+def test_float8_becomes_an_engine_for_gpus_that_have_it(rtx: None, tmp_path: Path) -> None:
+    extractor = extractor_of("tiny_nano", tmp_path)
+    settings = ExportSettings("tensorrt_rtx", "fp8", size_of(extractor), max_batch=2)
+    record, _ = export_network(extractor, settings, some_images, tmp_path / "out")
+    kinds = {tensor.data_type for tensor in onnx.load(tmp_path / "out" / GRAPH).graph.initializer}
+    assert onnx.TensorProto.FLOAT8E4M3FN in kinds
+    assert onnx.TensorProto.INT8 not in kinds
+    assert record.accuracy.mean_cosine > 0.99
+    assert record.targets == ("SM89", "SM120", "SM121")
+
+
 @pytest.mark.parametrize(
     ("operator", "way_out"), [("NonZero", "replace boolean masks by torch.where"), ("Det", "work out the determinant in torch, outside")]
 )
@@ -255,6 +266,7 @@ def test_settings_that_do_not_fit_are_one_sentence(tmp_path: Path, capsys: pytes
         "--image-size 96 128 --backend onnx --max-batch 0": "max_batch = 0: must be at least 1",
         "--image-size 96 128 --backend openvino --precision fp16": "precision = 'fp16': backend openvino computes in fp32, bf16 or int8",
         "--image-size 96 128 --backend onnx --precision int8": "precision = 'int8': must be calibrated; give --calibrate",
+        "--image-size 96 128 --backend openvino --precision fp8 --calibrate x": "precision = 'fp8': is for backends tensorrt and tensorrt_rtx",
         f"--image-size 96 128 --backend onnx --images {tmp_path / 'absent'}": "must be a folder of images, a video",
     }
     for words, message in calls.items():

@@ -47,7 +47,8 @@ class IoSpec:
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """Device, number type of the torch graph, threads of the runtime (0: its own choice), and the spec of a torch module, which has none itself."""
+    """Device, number type of the torch graph (float8_e4m3fn tells onnxruntime that its graph has such), threads of the runtime (0: its own),
+    and the spec of a torch module, which has none itself."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32

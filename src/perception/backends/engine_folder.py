@@ -30,7 +30,7 @@ from perception.core.errors import ConfigError, WeightsError
 FORMAT = 1
 RECORD, GRAPH, ENGINE = "engine.json", "model.onnx", "model.engine"
 EngineBackend = Literal["onnx", "openvino", "tensorrt", "tensorrt_rtx"]
-EnginePrecision = Literal["fp32", "fp16", "bf16", "int8"]
+EnginePrecision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 _CHUNK_BYTES = 1 << 20
 
 

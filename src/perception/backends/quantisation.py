@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from perception.core.errors import InputError, MissingDependencyError, WeightsEr
 MIN_COSINE = 0.999
 """Smallest cosine of any cell to the float32 network that counts as equal."""
 MIN_IMAGES = 4
+Form = Literal["int8", "int8_symmetric", "fp8"]
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 _HELD_OUT = 4
 """Every fourth image is kept for the check."""
@@ -50,12 +51,13 @@ class Quantised:
     source_sha256: str
 
 
-def quantise(graph: Path, images: Sequence[torch.Tensor], path: Path, min_cosine: float = MIN_COSINE, symmetric: bool = False) -> Quantised:
-    """Write the int8 form of `graph` to `path`, and beside it what it is (`path` + ".json").
+def quantise(graph: Path, images: Sequence[torch.Tensor], path: Path, min_cosine: float = MIN_COSINE, form: Form = "int8") -> Quantised:
+    """Write the int8 form (or float8, by `form`) of `graph` to `path`, and beside it what it is (`path` + ".json").
 
     images: inputs of the graph, each (1, 3, height, width) float32 in [0, 1], at least MIN_IMAGES of them, as the robot will see them.
     The parts of the network that lose most for the work they save are left in float, as few as it takes to reach `min_cosine` on the images held out.
-    symmetric: activations too have zero point 0, since TensorRT takes no others; a little less exact.
+    form: `int8_symmetric` has zero point 0 for activations too, since TensorRT takes no others, and is a little less exact; `fp8` is float8 (4 bits
+    of exponent) with one scale for each tensor, for GPUs from Ada on.
     Raises InputError for too few images, WeightsError where not even one product can be in int8.
     """
     check_number(images)
@@ -63,7 +65,7 @@ def quantise(graph: Path, images: Sequence[torch.Tensor], path: Path, min_cosine
     seen = [image for index, image in enumerate(images) if index % _HELD_OUT != _HELD_OUT - 1]
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".quantise.") as folder:
-        attempt = _Attempts(graph, seen, checked, Path(folder), symmetric)
+        attempt = _Attempts(graph, seen, checked, Path(folder), form)
         found = _fewest_left_out(attempt, min_cosine)
         if found is None:
             raise WeightsError(
@@ -104,12 +106,15 @@ def read_quantised(path: Path) -> Quantised:
 class _Attempts:
     """Quantises one graph again and again with other products left out; calibrates once."""
 
-    def __init__(self, graph: Path, seen: Sequence[torch.Tensor], checked: Sequence[torch.Tensor], folder: Path, symmetric: bool) -> None:
-        self._symmetric = symmetric
+    def __init__(self, graph: Path, seen: Sequence[torch.Tensor], checked: Sequence[torch.Tensor], folder: Path, form: Form) -> None:
+        self._form = form
         self._graph, self._seen, self._checked, self._folder = graph, seen, checked, folder
         self._input = _input_name(graph)
         self._expected = self._outputs(graph)
         self.products = _products(graph)
+        # The scale of float8 is made from the spread of values: weights that are all alike have none.
+        self._never = _without_spread(graph) if form == "fp8" else []
+        self.products = {name: work for name, work in self.products.items() if name not in self._never}
         self._count = 0
 
     def write(self, left_out: Sequence[str]) -> tuple[Path, tuple[float, float]]:
@@ -124,22 +129,31 @@ class _Attempts:
                 _reader(quantization, self._input, self._seen),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=list(_PRODUCTS),
-                per_channel=True,
-                weight_type=quantization.QuantType.QInt8,
-                activation_type=quantization.QuantType.QInt8 if self._symmetric else quantization.QuantType.QUInt8,
-                nodes_to_exclude=list(left_out),
-                extra_options={
-                    **{"MatMulConstBOnly": True, "ActivationSymmetric": self._symmetric, "WeightSymmetric": True},
-                    # TensorRT takes biases as they are only.
-                    "QuantizeBias": not self._symmetric,
-                },
-                calibration_cache_path=self._folder / "ranges.json",
+                nodes_to_exclude=[*left_out, *self._never],
+                **self._settings(quantization),
             )
         cosines = torch.cat([torch.cosine_similarity(a, b, dim=1).flatten() for a, b in zip(self._outputs(path), self._expected, strict=True)])
         return path, (float(cosines.min()), float(cosines.mean()))
 
+    def _settings(self, quantization: Any) -> dict[str, Any]:
+        """What distinguishes the forms, as arguments of `quantize_static`."""
+        kinds, symmetric = quantization.QuantType, self._form != "int8"
+        extra = {"MatMulConstBOnly": True, "ActivationSymmetric": symmetric, "WeightSymmetric": True}
+        extra["QuantizeBias"] = not symmetric  # TensorRT takes biases as they are only
+        if self._form == "fp8":
+            method = quantization.CalibrationMethod.Distribution  # the only one that onnxruntime has for float8
+            return {"weight_type": kinds.QFLOAT8E4M3FN, "activation_type": kinds.QFLOAT8E4M3FN, "calibrate_method": method, "extra_options": extra}
+        return {
+            "per_channel": True,
+            "weight_type": kinds.QInt8,
+            "activation_type": kinds.QInt8 if symmetric else kinds.QUInt8,
+            "extra_options": extra,
+            "calibration_cache_path": self._folder / "ranges.json",
+        }
+
     def _outputs(self, path: Path) -> list[torch.Tensor]:
-        backend = open_backend("onnxruntime", path, BackendOptions(num_threads=torch.get_num_threads()))
+        dtype = torch.float8_e4m3fn if self._form == "fp8" else torch.float32
+        backend = open_backend("onnxruntime", path, BackendOptions(dtype=dtype, num_threads=torch.get_num_threads()))
         name = backend.io_spec.outputs[0].name
         outputs = [backend.run({self._input: image})[name] for image in self._checked]
         backend.close()
@@ -182,6 +196,16 @@ def _products(graph: Path) -> dict[str, int]:
             per_value = math.prod(shape[1:]) if node.op_type == "Conv" else shape[0]
             found[node.name] = math.prod(sides.get(node.output[0], [1])) * per_value
     return found
+
+
+def _without_spread(graph: Path) -> list[str]:
+    """Products whose weights are all the same number, such as the 0 that a layer may begin with."""
+    import onnx
+
+    model = onnx.load(graph).graph
+    weights = {tensor.name: tensor for tensor in model.initializer}
+    inputs = {node.name: node.input[1] for node in model.node if node.op_type in _PRODUCTS and node.input[1] in weights}
+    return [name for name, weight in inputs.items() if np.ptp(onnx.numpy_helper.to_array(weights[weight])) == 0]
 
 
 def _groups(products: Mapping[str, int]) -> list[list[str]]:

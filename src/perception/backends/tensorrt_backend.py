@@ -15,6 +15,7 @@ import torch
 
 from perception.backends.backend import BackendOptions, IoSpec, check_inputs
 from perception.backends.engine_folder import ENGINE, EngineRecord, check_gpu, check_versions, gpu_identity, read_record, verified_file
+from perception.backends.runtime_cache import load_runtime_cache, runtime_cache_path, save_runtime_cache
 from perception.backends.tensorrt_library import TensorRtLibrary, compute_target, load_library
 from perception.core.errors import ConfigError, InputError, WeightsError
 
@@ -44,6 +45,8 @@ class LoadedEngine:
         if self.engine is None:
             raise WeightsError(f"{engine_file}: {self.library.name} cannot load it ({self.library.messages()[:300]}); run `perception export` again")
         self._check_tensors()
+        self._runtime_cache: Any = None
+        self._num_kept_bytes = 0
 
     def _check_tensors(self) -> None:
         found = {}
@@ -60,6 +63,7 @@ class LoadedEngine:
         if self.library.is_rtx and hasattr(trt, "CudaGraphStrategy"):
             config = self.engine.create_runtime_config()
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            self._set_runtime_cache(config)
             context = self.engine.create_execution_context(config)
         else:
             context = self.engine.create_execution_context()
@@ -68,6 +72,23 @@ class LoadedEngine:
                 f"{self.folder}: does not fit into the GPU's free memory ({self.library.messages()[:200]}); export with a smaller --max-batch"
             )
         return context
+
+    def _set_runtime_cache(self, config: Any) -> None:
+        """One cache of compiled kernels for all contexts, from the file of an earlier start where there is one."""
+        if not hasattr(config, "create_runtime_cache"):
+            return
+        if self._runtime_cache is None:
+            self._runtime_cache = config.create_runtime_cache()
+            self._num_kept_bytes = load_runtime_cache(self._runtime_cache, self._runtime_cache_path())
+        config.set_runtime_cache(self._runtime_cache)
+
+    def keep_compiled_kernels(self) -> None:
+        """To be called when a context has run for the first time."""
+        if self._runtime_cache is not None:
+            self._num_kept_bytes = save_runtime_cache(self._runtime_cache, self._runtime_cache_path(), self._num_kept_bytes)
+
+    def _runtime_cache_path(self) -> Path:
+        return runtime_cache_path(self.folder, self.library.version, gpu_identity())
 
 
 def checked_record(folder: Path) -> EngineRecord:
@@ -95,6 +116,7 @@ class _BatchBuffers:
         self._stream = torch.cuda.Stream(loaded.device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._captures = not loaded.library.is_rtx
+        self.is_new = True
         for name, tensor in self.inputs.items():
             self._done(self._context.set_input_shape(name, tuple(tensor.shape)), f"set the shape of {name}")
         for name, tensor in (*self.inputs.items(), *self.outputs.items()):
@@ -190,6 +212,9 @@ class TensorRtBackend:
             for name, tensor in inputs.items():
                 buffers.fill(name, tensor)
             buffers.execute()
+            if buffers.is_new:
+                buffers.is_new = False
+                loaded.keep_compiled_kernels()
         return buffers.outputs
 
     def close(self) -> None:

@@ -19,6 +19,8 @@ _WAYS_OUT = {
     "Unique": "split the network there and run unique in torch",
 }
 _NUM_SHOWN_ERRORS = 3
+_FP8_TARGETS = ("SM89", "SM120", "SM121")
+"""Those with products of float8 in hardware."""
 
 
 class AttentionKernelError(WeightsError):
@@ -26,13 +28,15 @@ class AttentionKernelError(WeightsError):
 
 
 def rtx_targets(precision: str, mixed: bool = False) -> tuple[str, ...]:
-    """What an engine of TensorRT-RTX is built for here: the GPU in this machine, or without one all that take the precision (this library has neither
-    float32 matrix products nor bfloat16 on SM75; int8 leaves some products in float32). mixed: so does the network, whatever the precision.
+    """What an engine of TensorRT-RTX is built for here: the GPU in this machine, or without one all that take the precision. This library has neither
+    float32 matrix products nor bfloat16 on SM75; int8 leaves some products in float32; float8 needs Ada or later.
 
+    mixed: the network has products in float32, whatever the precision.
     Raises ConfigError for a GPU that it does not serve.
     """
     present = compute_target()
-    allowed = tuple(target for target in RTX_TARGETS if target != "SM75" or (precision == "fp16" and not mixed))
+    exact = precision != "fp16" or mixed
+    allowed = _FP8_TARGETS if precision == "fp8" else tuple(target for target in RTX_TARGETS if target != "SM75" or not exact)
     if not present:
         return allowed
     if present not in RTX_TARGETS:

@@ -26,7 +26,7 @@ from perception.io.bag_messages import COMPRESSED_IMAGE, IMAGE
 from perception.io.bags import BagReader
 from perception.io.images import list_images, read_image
 from perception.io.videos import VIDEO_SUFFIXES, VideoReader
-from perception.models.export import CheckImages, ExportSettings, check_settings, export_folder, export_part
+from perception.models.export import CALIBRATED, CheckImages, ExportSettings, check_settings, export_folder, export_part
 from perception.models.extractor import ExtractorConfig
 from perception.models.graph_part import GraphPart, extractor_part
 from perception.models.network_extractor import NetworkExtractor
@@ -52,7 +52,7 @@ class Arguments:
     image_size: tuple[int, int]
     """Height and width in px, multiples of the network's patch."""
     precision: EnginePrecision = "fp32"
-    """Number type. int8 is calibrated on the images of --calibrate."""
+    """Number type. int8 and fp8 (tensorrt and tensorrt_rtx from Ada on) are calibrated on the images of --calibrate."""
     max_batch: int = 1
     """Images at once; above 1 the engine takes any number from 1 to that. For pi3 and trajvg frames of a clip, for dust3r pairs, for stdit clips."""
     weights: str = ""
@@ -75,9 +75,9 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Prints where the folders are, and for each a table of accuracy and time."""
     settings = ExportSettings(arguments.backend, arguments.precision, arguments.image_size, arguments.max_batch)
-    if settings.precision == "int8" and not arguments.calibrate:
+    if settings.precision in CALIBRATED and not arguments.calibrate:
         raise ConfigError(
-            "precision = 'int8': must be calibrated; give --calibrate with a bag, a video or a folder of images from the robot's camera"
+            f"precision = {settings.precision!r}: must be calibrated; give --calibrate with a bag, a video or a folder of images from the camera"
         )
     parts = _parts(arguments, settings)
     steps = Steps()

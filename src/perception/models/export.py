@@ -43,17 +43,19 @@ from perception.backends.onnx_export import (
     weights_digest,
     write_graph,
 )
-from perception.backends.quantisation import check_number
+from perception.backends.quantisation import Form, check_number, quantise
 from perception.core.errors import ConfigError, WeightsError
 from perception.models.graph_backends import engine_folder_path
 from perception.models.graph_part import GraphPart, Run, extractor_part
 from perception.models.network_extractor import DenseNetwork, NetworkExtractor
 
-MIN_MEAN_COSINE: dict[EnginePrecision, float] = {"fp32": 0.99999, "fp16": 0.999, "bf16": 0.995, "int8": 0.98}
+MIN_MEAN_COSINE: dict[EnginePrecision, float] = {"fp32": 0.99999, "fp16": 0.999, "bf16": 0.995, "int8": 0.98, "fp8": 0.98}
 """An export whose descriptors agree less with the float32 network, on average over all cells, is refused."""
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32, "fp8": torch.float32}
 _TIMED_S, _MAX_TIMED_RUNS = 1.0, 20
 _ENGINES = ("tensorrt", "tensorrt_rtx")
+CALIBRATED = ("int8", "fp8")
+"""Number types whose ranges must be seen on images."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ def _check_choice(settings: ExportSettings) -> None:
         raise ConfigError(f"max_batch = {settings.max_batch}: must be at least 1")
     if settings.backend == "openvino" and settings.precision == "fp16":
         raise ConfigError("precision = 'fp16': backend openvino computes in fp32, bf16 or int8 on a CPU")
+    if settings.precision == "fp8" and settings.backend not in _ENGINES:
+        raise ConfigError(f"precision = 'fp8': is for backends {' and '.join(_ENGINES)}; on a CPU take int8")
 
 
 def export_network(
@@ -121,8 +125,10 @@ def export_part(
     Raises ConfigError for settings that do not fit, WeightsError where the export differs from torch or a library refuses it.
     """
     _check_choice(settings)
-    if settings.precision == "int8" and part.extractor is None:
-        raise ConfigError("precision = 'int8': is for extractors, which are calibrated on images; this network takes fp32, fp16 or bf16")
+    if settings.precision in CALIBRATED and part.extractor is None:
+        raise ConfigError(
+            f"precision = {settings.precision!r}: is for extractors, which are calibrated on images; this network takes fp32, fp16 or bf16"
+        )
     settings = replace(settings, max_batch=part.max_rows or settings.max_batch)
     versions, targets = _versions(settings.backend), _targets(settings, part)
     gpu = gpu_identity() if settings.backend == "tensorrt" else ""
@@ -130,7 +136,7 @@ def export_part(
     if is_current(folder, key):
         return read_record(folder), False
     images = checks()
-    if settings.precision == "int8":
+    if settings.precision in CALIBRATED:
         check_number(images.images)
     job = _Export(part, settings, [_fitted(image, settings.image_size) for image in images.images], images.source, say)
     with new_folder(folder) as partial:
@@ -195,7 +201,7 @@ class _Export:
         timings: dict[str, float] = {}
         with _timed(timings, "graph_s"):
             # TensorRT has no kernel for attention between int8 products, and onnxruntime 1.31 mends such graphs wrongly from opset 21 on.
-            splits = self.settings.backend in _ENGINES and self.settings.precision == "int8"
+            splits = self.settings.backend in _ENGINES and self.settings.precision in CALIBRATED
             self._graph(folder / GRAPH, SPLIT_ATTENTION_OPSET if splits else OPSET)
         if self.settings.backend in _ENGINES:
             with _timed(timings, "engine_s"):
@@ -210,13 +216,12 @@ class _Export:
         self.say("graph")
         dtype = torch.float32 if self.settings.backend == "openvino" else _DTYPES[self.settings.precision]
         write_graph(self.part.in_precision(dtype), self.runs[0], path, self.settings.max_batch, self.part.outputs, opset)
-        if self.settings.precision == "int8":
-            from perception.backends.quantisation import quantise
-
-            self.say("int8 calibration")
+        if self.settings.precision in CALIBRATED:
+            self.say(f"{self.settings.precision} calibration")
             full = path.with_name("float.onnx")
             shutil.move(path, full)
-            quantise(full, self.pixels, path, symmetric=self.settings.backend in _ENGINES)
+            form: Form = "fp8" if self.settings.precision == "fp8" else "int8_symmetric" if self.settings.backend in _ENGINES else "int8"
+            quantise(full, self.pixels, path, form=form)
             full.unlink()
 
     def _engine(self, folder: Path, record: EngineRecord) -> None:
@@ -261,7 +266,10 @@ class _Export:
         if settings.precision == "bf16":
             # No runtime on a CPU takes bfloat16 graphs.
             return self.part.in_precision(torch.bfloat16), f"torch in the same precision{unrun}"
-        return open_backend("onnxruntime", folder / GRAPH, BackendOptions(num_threads=threads)), f"the graph by onnxruntime on the CPU{unrun}"
+        dtype = torch.float8_e4m3fn if settings.precision == "fp8" else torch.float32
+        return open_backend(
+            "onnxruntime", folder / GRAPH, BackendOptions(dtype=dtype, num_threads=threads)
+        ), f"the graph by onnxruntime on the CPU{unrun}"
 
     def _outputs(self, runner: Backend | nn.Module) -> list[dict[str, torch.Tensor]]:
         """What the export gives, copied."""

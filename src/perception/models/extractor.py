@@ -37,9 +37,9 @@ class ExtractorConfig(Checked):
     dense_sift is no network and takes auto or torch."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it runs; auto takes a CUDA device when there is one."""
-    precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16", "int8", "float8"] = "auto"
     """Number type of a network; auto is bfloat16 where the hardware multiplies it (CUDA, AMX, AVX-512-BF16) and the backend has it, and float32
-    elsewhere. int8 takes a graph that `perception bench MODEL --calibrate BAG` made."""
+    elsewhere. int8 takes a graph that `perception bench MODEL --calibrate BAG` made, float8 an engine of `perception export`."""
     stride_px: Annotated[int, Range(0, 64, "px")] = 0
     """Distance between two descriptors; 0 takes the extractor's own (4 for dense_sift and ALIKE, the patch for a ViT)."""
     sift_size_px: Annotated[float, Range(2.0, 128.0, "px")] = 4.0

@@ -24,13 +24,13 @@ PRECISIONS: dict[str, tuple[str, ...]] = {
     "torch_compiled": ("float32", "bfloat16", "float16"),
     "onnxruntime": ("float32", "int8"),
     "openvino": ("float32", "bfloat16", "int8"),
-    "tensorrt": ("float32", "float16", "bfloat16", "int8"),
-    "tensorrt_rtx": ("float32", "float16", "bfloat16", "int8"),
+    "tensorrt": ("float32", "float16", "bfloat16", "int8", "float8"),
+    "tensorrt_rtx": ("float32", "float16", "bfloat16", "int8", "float8"),
 }
 """Number types that each backend takes. int8 stands for a quantised graph; what is not int8 in it is bfloat16 where hardware and backend have it."""
 ENGINE_BACKENDS = ("tensorrt", "tensorrt_rtx")
 """Those that run what `perception export` built, and build nothing themselves."""
-ENGINE_PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8"}
+ENGINE_PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "float8": "fp8"}
 """Number types as `perception export` calls them."""
 
 
