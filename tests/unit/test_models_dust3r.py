@@ -15,8 +15,6 @@ from perception.models.dust3r import (
     DUSt3R,
     DUSt3RConfig,
     PairHeads,
-    load_croco,
-    load_dust3r,
     prepare_image,
     prepare_images,
     reconstruct,
@@ -24,6 +22,7 @@ from perception.models.dust3r import (
     tiny,
     to_public,
 )
+from perception.models.networks import create_network
 from perception.models.parts.rotary import grid_positions, rotary_table
 
 HEADS = ("linear", "dpt")
@@ -170,7 +169,7 @@ def test_croco_fills_in_hidden_patches_from_the_other_image():
 def test_weights_survive_a_file_with_public_names(tmp_path, head, dtype):
     network = network_of(head).eval()
     save_file({key: value.to(dtype) for key, value in stored(network).items()}, tmp_path / "weights.safetensors")
-    loaded = load_dust3r(tmp_path / "weights.safetensors", tiny(head))
+    loaded = create_network(f"dust3r_512_{head}", tiny(head), tmp_path / "weights.safetensors")
     assert next(loaded.parameters()).dtype == torch.float32
     images = images_of(2, 3, 32, 32)
     with torch.no_grad():
@@ -181,7 +180,7 @@ def test_weights_survive_a_file_with_public_names(tmp_path, head, dtype):
 def test_a_missing_second_decoder_is_a_copy_of_the_first(tmp_path):
     state = {key: value for key, value in stored(network_of()).items() if not key.startswith("dec_blocks2.")}
     torch.save({"model": state}, tmp_path / "weights.pth")
-    loaded = load_dust3r(tmp_path / "weights.pth", tiny())
+    loaded = create_network("dust3r_512_linear", tiny(), tmp_path / "weights.pth")
     for name, value in loaded.dec_blocks.state_dict().items():
         assert_close(loaded.dec_blocks2.state_dict()[name], value)
 
@@ -196,23 +195,27 @@ def test_croco_starts_the_encoder_and_both_decoders_and_leaves_the_heads(tmp_pat
     assert torch.equal(network.encoder.enc_blocks[1].mlp.fc1.weight, croco.encoder.enc_blocks[1].mlp.fc1.weight)
     assert torch.equal(network.dec_blocks2[0].mlp.fc1.weight, croco.dec_blocks[0].mlp.fc1.weight)
     assert torch.equal(network.downstream_head1.proj.weight, head)
-    assert torch.equal(load_croco(tmp_path / "croco.safetensors", tiny()).prediction_head.weight, croco.prediction_head.weight)
-    with pytest.raises(WeightsError, match="CroCo's"):
-        load_dust3r(tmp_path / "croco.safetensors", tiny())
+    loaded = create_network("croco_v2", "tiny", tmp_path / "croco.safetensors")
+    assert torch.equal(loaded.prediction_head.weight, croco.prediction_head.weight)
+    with pytest.raises(WeightsError, match=r"croco.safetensors: are not those of dust3r_512_linear.*it is a file of croco_v2 \(tiny\)"):
+        create_network("dust3r_512_linear", "tiny", tmp_path / "croco.safetensors")
+    save_file(stored(network), tmp_path / "dust3r.safetensors")
+    with pytest.raises(WeightsError, match=r"dust3r.safetensors: are not those of croco_v2.*it is a file of dust3r"):
+        start_from_croco(network, tmp_path / "dust3r.safetensors")
 
 
 def test_weights_of_another_head_or_size_are_refused_by_name(tmp_path):
-    save_file(stored(network_of("dpt")), tmp_path / "dpt.safetensors")
-    with pytest.raises(WeightsError, match="made for the head 'dpt'"):
-        load_dust3r(tmp_path / "dpt.safetensors", tiny())
-    save_file(stored(network_of()), tmp_path / "small.safetensors")
-    with pytest.raises(WeightsError, match=r"small.safetensors: belong to another architecture.*other shape"):
-        load_dust3r(tmp_path / "small.safetensors", DUSt3RConfig(feature_dim=96, enc_depth=2, enc_heads=4, dec_dim=32, dec_depth=2, dec_heads=4))
+    larger = DUSt3RConfig(feature_dim=96, enc_depth=2, enc_heads=4, dec_dim=32, dec_depth=2, dec_heads=4)
     extra = {**stored(network_of()), "more.weight": torch.zeros(1)}
     del extra["dec_norm.bias"]
-    save_file(extra, tmp_path / "extra.safetensors")
-    with pytest.raises(WeightsError, match=r"missing: dec_norm.bias.*unexpected: more.weight"):
-        load_dust3r(tmp_path / "extra.safetensors", tiny())
+    for state, config, message in (
+        (stored(network_of("dpt")), tiny(), r"4 missing: downstream_head1\.proj\.weight"),
+        (stored(network_of()), larger, r"other shape.*it is a file of dust3r_.*tiny"),
+        (extra, tiny(), r"1 missing: dec_norm\.bias; 1 extra: more\.weight\); it looks most like dust3r"),
+    ):
+        save_file(state, tmp_path / "other.safetensors")
+        with pytest.raises(WeightsError, match=r"other\.safetensors: are not those of dust3r_512_linear.*" + message):
+            create_network("dust3r_512_linear", config, tmp_path / "other.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from tests.support.plain_pi3 import plain_forward
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from perception.core.errors import ConfigError, InputError, WeightsError
-from perception.models.pi3 import BackboneConfig, Pi3, Pi3Config, load_pi3, pi3_base, pi3_large, pi3_small, pi3_tiny, prepare_images, target_size
+from perception.models.networks import create_network
+from perception.models.pi3 import BackboneConfig, Pi3, Pi3Config, pi3_base, pi3_large, pi3_small, pi3_tiny, prepare_images, target_size
 from perception.models.pi3 import backbone as backbone_module
 from perception.models.pi3 import memory as memory_module
 
@@ -235,14 +236,13 @@ def test_named_sizes_can_be_built(config, millions):
 def test_a_file_of_half_precision_is_read_and_one_of_another_size_refused(tmp_path):
     pi3, path = network(), tmp_path / "pi3.safetensors"
     save_file({name: value.half() for name, value in pi3.state_dict().items()}, path)
-    loaded = load_pi3(path, pi3_tiny())
+    loaded = create_network("pi3", pi3_tiny(), path)
     assert {value.dtype for value in loaded.state_dict().values()} == {torch.float32}
     assert not loaded.training
     assert torch.equal(loaded.register_token, pi3.register_token.half().float())
-    with pytest.raises(WeightsError, match=rf"{path}.*other shape: "):
-        load_pi3(path, dataclasses.replace(pi3_tiny(), camera_dim=16))
-    with pytest.raises(WeightsError, match=rf"{path}: belong to another architecture than Pi3 .*missing"):
-        load_pi3(path, pi3_small())
+    for config in (dataclasses.replace(pi3_tiny(), camera_dim=16), pi3_small()):
+        with pytest.raises(WeightsError, match=rf"{path}: are not those of pi3 .*other shape: .*it is a file of pi3 \(tiny\)"):
+            create_network("pi3", config, path)
 
 
 def test_the_first_image_decides_the_size_of_all():

@@ -8,9 +8,10 @@ from safetensors.torch import save_file
 from tests.support.closeness import assert_close
 
 from perception.core.errors import ConfigError, InputError, WeightsError
+from perception.models.networks import create_network
 from perception.models.pi3 import Pi3, pi3_tiny
 from perception.models.pi3 import memory as memory_module
-from perception.models.trajvg import Tracker, TrackerConfig, TrajVG, TrajVGConfig, load_trajvg, query_grid, trajvg_large, trajvg_tiny
+from perception.models.trajvg import Tracker, TrackerConfig, TrajVG, TrajVGConfig, query_grid, trajvg_large, trajvg_tiny
 from perception.models.trajvg import correlation as correlation_module
 from perception.models.trajvg import network as network_module
 from perception.models.trajvg.track_features import TrackFeatures, patches_as_released
@@ -346,7 +347,7 @@ def test_sizes_that_do_not_fit_are_named(changes, message):
 def test_weights_in_half_precision_are_read_and_become_single(tmp_path):
     model = network()
     save_file({name: value.half().contiguous() for name, value in model.state_dict().items()}, tmp_path / "half.safetensors")
-    loaded = load_trajvg(tmp_path / "half.safetensors", SIZES)
+    loaded = create_network("trajvg", SIZES, tmp_path / "half.safetensors")
     assert {value.dtype for value in loaded.state_dict().values()} == {torch.float32}
     assert_close(loaded.register_token.detach(), model.register_token.detach(), rtol=1e-3, atol=1e-6)
     assert bool(run(loaded, clip(1)).world_points.isfinite().all())
@@ -356,10 +357,10 @@ def test_weights_of_another_network_or_size_are_refused(tmp_path):
     path = tmp_path / "other.safetensors"
     save_file(Pi3(pi3_tiny()).state_dict(), path)
     with pytest.raises(WeightsError, match=r"other\.safetensors: are not those of trajvg.*a file of pi3"):
-        load_trajvg(path, SIZES)
+        create_network("trajvg", SIZES, path)
     save_file(network().state_dict(), path)
     with pytest.raises(WeightsError, match=r"are not those of trajvg.*other shape"):
-        load_trajvg(path)
+        create_network("trajvg", weights=path)
 
 
 def test_own_training_starts_from_the_corrected_layout():

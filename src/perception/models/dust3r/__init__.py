@@ -11,7 +11,7 @@ from perception.models.dust3r.heads import PointMap, make_head, read_head
 from perception.models.dust3r.images import PreparedImage, prepare_image, prepare_images
 from perception.models.dust3r.network import DUSt3R, PairHeads, PairPointMaps
 from perception.models.dust3r.reconstruction import reconstruct
-from perception.models.dust3r.weights import from_public, load_croco, load_dust3r, start_from_croco, to_public
+from perception.models.dust3r.weights import from_public, start_from_croco, to_public
 
 __all__ = [
     "ClipDecoder",
@@ -28,8 +28,6 @@ __all__ = [
     "dpt",
     "from_public",
     "linear",
-    "load_croco",
-    "load_dust3r",
     "make_head",
     "prepare_image",
     "prepare_images",

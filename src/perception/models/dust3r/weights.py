@@ -1,4 +1,4 @@
-"""Checkpoints of DUSt3R and CroCo v2: names, what they leave out, and loading."""
+"""Checkpoints of DUSt3R and CroCo v2: names, what they leave out, and where training starts."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from torch import Tensor
-
-from perception.core.errors import WeightsError
-from perception.models.dust3r.config import DUSt3RConfig
-from perception.models.dust3r.croco import CroCo
 from perception.models.dust3r.network import DUSt3R
-from perception.models.weights import load_into, read_state_dict
+from perception.models.network_files import read_for
+from perception.models.weights import load_into
 
 Value = TypeVar("Value")
 
@@ -56,38 +52,12 @@ def completed(state: Mapping[str, Value]) -> dict[str, Value]:
     return full
 
 
-def load_dust3r(path: Path, config: DUSt3RConfig) -> DUSt3R:
-    """The network with the weights of a .pth or .safetensors file, ready to run.
+def start_from_croco(network: DUSt3R, path: Path | str) -> None:
+    """Encoder and both decoders from a checkpoint of CroCo v2, as DUSt3R's training begins; the heads stay as they are.
 
-    Raises WeightsError that names the file when it is damaged, or holds another architecture, another size or another head.
+    WeightsError that names the file as in `networks.create_network`.
     """
-    state = from_public(read_state_dict(path))
-    _check_head(state, config, path)
-    network = DUSt3R(config)
-    load_into(network, completed(state), str(path), optional=("mask_token",))
-    return network.eval()
-
-
-def load_croco(path: Path, config: DUSt3RConfig) -> CroCo:
-    """CroCo v2 with the weights of a .pth or .safetensors file, ready to run. WeightsError as in `load_dust3r`."""
-    network = CroCo(config)
-    load_into(network, from_public(read_state_dict(path)), str(path))
-    return network.eval()
-
-
-def start_from_croco(network: DUSt3R, path: Path) -> None:
-    """Encoder and both decoders from a checkpoint of CroCo v2, as DUSt3R's training begins; the heads stay as they are."""
-    state = {key: value for key, value in from_public(read_state_dict(path)).items() if not key.startswith(_PRETEXT_PREFIX)}
+    path = Path(path).expanduser()
+    state = {key: value for key, value in read_for("croco_v2", path, network.config).items() if not key.startswith(_PRETEXT_PREFIX)}
     heads = tuple(key for key in network.state_dict() if key.startswith("downstream_head"))
     load_into(network, completed(state), str(path), optional=heads)
-
-
-def _check_head(state: Mapping[str, Tensor], config: DUSt3RConfig, path: Path) -> None:
-    """The commonest mistake gets its own sentence."""
-    if not any(key.startswith("downstream_head") for key in state):
-        if f"{_PRETEXT_PREFIX}weight" in state:
-            raise WeightsError(f"weights {path}: CroCo's, from before DUSt3R's training; load_croco reads them, start_from_croco trains from them")
-        return
-    found = "dpt" if any(key.startswith("downstream_head1.dpt.") for key in state) else "linear"
-    if found != config.head:
-        raise WeightsError(f"weights {path}: made for the head {found!r}, the network has {config.head!r}; config functions: linear(), dpt()")

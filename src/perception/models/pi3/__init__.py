@@ -9,7 +9,6 @@ from perception.models.pi3.config import BackboneConfig, Pi3Config, pi3_base, pi
 from perception.models.pi3.heads import CameraHead, HeadDecoder
 from perception.models.pi3.network import Pi3, Pi3Estimate, local_points, to_world
 from perception.models.pi3.preprocessing import prepare_images, target_size
-from perception.models.pi3.weights import load_pi3
 
 __all__ = [
     "BackboneConfig",
@@ -20,7 +19,6 @@ __all__ = [
     "Pi3Backbone",
     "Pi3Config",
     "Pi3Estimate",
-    "load_pi3",
     "local_points",
     "pi3_base",
     "pi3_large",

@@ -7,7 +7,6 @@ Reads the public checkpoint (trajvg_checkpoint.bin, non-commercial) key for key.
 from perception.models.trajvg.config import TrackerConfig, TrajVGConfig, trajvg_large, trajvg_released, trajvg_tiny
 from perception.models.trajvg.network import TrajVG, TrajVGEstimate, query_grid
 from perception.models.trajvg.tracker import Tracker, TrackEstimate
-from perception.models.trajvg.weights import load_trajvg
 
 __all__ = [
     "TrackEstimate",
@@ -16,7 +15,6 @@ __all__ = [
     "TrajVG",
     "TrajVGConfig",
     "TrajVGEstimate",
-    "load_trajvg",
     "query_grid",
     "trajvg_large",
     "trajvg_released",
