@@ -13,7 +13,7 @@ from torch import Tensor
 
 from perception.geometry import se3
 from perception.geometry.global_alignment.extrapolation import Extrapolation, flattened, unflattened
-from perception.geometry.global_alignment.problem import SMALLEST_DISTANCE, Fit, Problem, length, reweighted
+from perception.geometry.global_alignment.problem import SMALLEST_DISTANCE, Fit, Problem, length, reweighted, small_rotations
 from perception.geometry.global_alignment.scene import Scene
 from perception.geometry.global_alignment.spanning_tree import positive_depth
 from perception.geometry.rotation_projection import nearest_rotation
@@ -58,17 +58,22 @@ class AlternatingRounds:
 
 
 def _with_better_cameras(problem: Problem, scene: Scene, world: Tensor, weights: Tensor) -> Scene:
+    """Cameras and depths that fit the pairs' points `world` (2, pairs, 3, n) better in squares with `weights` (2, pairs, n)."""
     total, mean = problem.means(world, weights)
     ray, seen, depth = problem.seen(scene, mean)
     if problem.moves_cameras or problem.moves_focals:
         step = _camera_step(problem, ray, seen, depth, total)
-        scene = replace(scene, world_from_camera=scene.world_from_camera @ _motions(step), focal_px=scene.focal_px * step[:, 6].exp())
+        motions = se3.from_rotation_translation(small_rotations(step[:, 3:6]), step[:, :3])
+        scene = replace(scene, world_from_camera=scene.world_from_camera @ motions, focal_px=scene.focal_px * step[:, 6].exp())
         depth = problem.seen(scene, mean)[2]
     return replace(scene, depth=positive_depth(torch.where(total > 0, depth, scene.depth)))
 
 
 def _camera_step(problem: Problem, ray: Tensor, seen: Tensor, depth: Tensor, weight: Tensor) -> Tensor:
-    """(images, 7): twist of each camera in its own axes and change of log focal length; depths follow their rays (variable projection)."""
+    """(images, 7): translation and rotation vector of each camera in its own axes, and change of log focal length; depths follow their rays.
+
+    ray, seen (images, 3, n): rays and mean points in camera axes · depth, weight (images, n).
+    """
     x, y, z = seen.unbind(1)
     zero, one = torch.zeros_like(x), torch.ones_like(x)
     columns = [(-one, zero, zero), (zero, -one, zero), (zero, zero, -one), (zero, z, -y), (-z, zero, x), (y, -x, zero)]
@@ -84,15 +89,6 @@ def _camera_step(problem: Problem, ray: Tensor, seen: Tensor, depth: Tensor, wei
     step = jacobian.new_zeros(len(ray), 7)
     step[:, free] = -torch.linalg.solve(normal, weighted @ residual)[..., 0]
     return step
-
-
-def _motions(step: Tensor) -> Tensor:
-    """(images, 4, 4) of the twists that begin (images, 7); in a tenth of the operations of `se3.exp`, which counts where so few are moved."""
-    generator = step.new_zeros(len(step), 4, 4)
-    generator[:, [2, 0, 1], [1, 2, 0]] = step[:, 3:6]
-    generator[:, [1, 2, 0], [2, 0, 1]] = -step[:, 3:6]
-    generator[:, :3, 3] = step[:, :3]
-    return torch.linalg.matrix_exp(generator)
 
 
 def _best_pairs(problem: Problem, scene: Scene, weights: Tensor, barrier: Tensor) -> Tensor:

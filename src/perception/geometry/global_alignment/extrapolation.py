@@ -49,7 +49,7 @@ def flattened(scene: Scene) -> Tensor:
 
 
 def unflattened(vector: Tensor, like: Scene) -> Scene:
-    """The scene of a vector, with matrices that became no rotations replaced by the nearest ones."""
+    """The scene of a vector (m,) as `flattened` makes it, with matrices that became no rotations replaced by the nearest ones."""
     num_images, num_pairs = len(like.focal_px), len(like.world_from_pair)
     parts = vector.split([12 * num_images, num_images, num_pairs, 9 * num_pairs, 3 * num_pairs, like.depth.numel()])
     cameras, rotation = parts[0].view(-1, 3, 4), nearest_rotation(parts[3].view(-1, 3, 3))

@@ -107,7 +107,7 @@ def reweighted(problem: Problem, fit: Fit, smallest: float) -> Tensor:
 
 
 def small_rotations(vectors: Tensor) -> Tensor:
-    """(m, 3, 3) of rotation vectors (m, 3); in a tenth of the operations of `so3.exp`, which counts where so few are turned."""
+    """(m, 3, 3) of rotation vectors (m, 3); in a tenth of the calls of `so3.exp`, which counts where so few are turned."""
     skew = vectors.new_zeros(len(vectors), 3, 3)
     skew[:, [2, 0, 1], [1, 2, 0]] = vectors
     skew[:, [1, 2, 0], [2, 0, 1]] = -vectors

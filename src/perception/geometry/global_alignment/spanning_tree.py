@@ -122,6 +122,7 @@ def _chained_points(observations: PairObservations) -> tuple[Tensor, dict[int, T
 
 
 def _rigid_part(similarity: Tensor) -> Tensor:
+    """(4, 4) without its scale; the translation stays."""
     rigid = similarity.clone()
     rigid[:3, :3] /= similarity_scale(similarity)
     return rigid
@@ -166,6 +167,7 @@ def _preset_from_world(found: Tensor, preset: Tensor) -> Tensor:
 
 
 def _centres_and_axes(poses: Tensor) -> Tensor:
+    """(images, 4, 4) → (2 images, 3): centres, and a point of each optical axis near it."""
     centres = poses[:, :3, 3]
     reach = torch.pdist(centres).median() / 100
     return torch.cat([centres, centres + reach * poses[:, :3, 2]])

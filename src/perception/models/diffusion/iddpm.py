@@ -84,7 +84,7 @@ def training_losses(schedule: NoiseSchedule, predict: Predict, clean: Tensor, in
 
 
 def _split(prediction: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor]:
-    """Noise and position of the log variance in its range."""
+    """Noise and position of the log variance in its range, each of the shape of `noisy`, from a prediction (batch, 2 * channels, …)."""
     wanted = (len(noisy), 2 * noisy.shape[1], *noisy.shape[2:])
     if tuple(prediction.shape) != wanted:
         raise InputError(f"prediction of shape {tuple(prediction.shape)}: must be {wanted}, noise and variance of every channel")
@@ -108,7 +108,7 @@ def _variational(schedule: NoiseSchedule, step: StepDistribution, clean: Tensor,
 
 
 def _normal_divergence(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_variance: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of the other normal distribution from the first, number by number, in nats."""
+    """Kullback-Leibler divergence of the other normal distribution from the first, number by number, in nats; all of one shape."""
     ratio = (log_variance - other_log_variance).exp()
     return 0.5 * (other_log_variance - log_variance - 1 + ratio + (mean - other_mean).square() * (-other_log_variance).exp())
 
