@@ -62,7 +62,7 @@ def test_the_reconstruction_trains_blocks_up_to_the_feature_block_and_all_of_the
     network = awake(kind).train()
     gradients = []
     for checkpointing in (False, True):
-        network.set_gradient_checkpointing(checkpointing)
+        network.gradient_checkpointing = checkpointing
         network.zero_grad()
         torch.manual_seed(1)
         for maps in network(*clip()).reconstruction:

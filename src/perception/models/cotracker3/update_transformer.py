@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from perception.models.cotracker3.config import CoTracker3Config
+from perception.models.parts.attention import multi_head_attention
 from perception.models.parts.blocks import Mlp
 from perception.models.parts.track_transformer import TrackTransformer
 
@@ -25,9 +26,7 @@ class _Attention(nn.Module):
         self._num_heads = num_heads
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        key, value = self.to_kv(context).chunk(2, dim=-1)
-        query, key, value = (part.unflatten(-1, (self._num_heads, -1)).transpose(1, 2) for part in (self.to_q(x), key, value))
-        return self.to_out(functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        return self.to_out(multi_head_attention(self.to_q(x), *self.to_kv(context).chunk(2, dim=-1), num_heads=self._num_heads))
 
 
 class _SelfAttentionBlock(nn.Module):

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from perception.models.dust3r.config import DecoderConfig
 from perception.models.parts.attention import no_autocast
 from perception.models.parts.dpt import DptFusion, reassembly_layers
+from perception.models.parts.pixel_head import pixels_of_patches
 
 _SMALLEST_LENGTH = 1e-8
 _NUM_OUTPUTS = 4  # x, y, z and confidence, all raw
@@ -42,8 +42,7 @@ class LinearHead(nn.Module):
 
     def forward(self, layers: list[Tensor], grid: tuple[int, int]) -> Tensor:
         """layers: the last is (batch, rows * cols, dec_dim) → raw maps (batch, 4, rows * patch, cols * patch)."""
-        tokens = self.proj(layers[-1]).transpose(1, 2).unflatten(2, grid)
-        return functional.pixel_shuffle(tokens, self.patch_px)
+        return pixels_of_patches(self.proj(layers[-1]), *grid, self.patch_px)
 
 
 class DPTHead(nn.Module):
@@ -77,6 +76,7 @@ class _Dpt(nn.Module):
         )
 
     def forward(self, maps: list[Tensor]) -> Tensor:
+        """Four maps of tokens (batch, width, rows, cols) → raw maps (batch, 4, rows * 16, cols * 16)"""
         return self.head(self.scratch([layer(level) for layer, level in zip(self.act_postprocess, maps, strict=True)]))
 
 

@@ -71,7 +71,10 @@ class Jog3r(nn.Module):
         mask: Tensor | None = None,
         frames: Sequence[int] | None = None,
     ) -> Jog3rOutput:
-        """Noise and point maps in one pass; arguments as in `Stdit.forward`, without captions the empty prompt; `frames` as in `reconstruct`."""
+        """Noise and point maps of latents (batch, channels, frames, height, width) in one pass.
+
+        Arguments as in `Stdit.forward`, without captions the empty prompt; `frames` as in `reconstruct`.
+        """
         stdit = self.stdit
         tokens, told = stdit.embed(latents, timesteps, self._captions(captions, len(latents)), mask)
         tapped = stdit.run_blocks(tokens, told, 0, self.config.feature_block + 1)
@@ -114,11 +117,17 @@ class Jog3r(nn.Module):
         else:
             freeze(self.stdit, "not_temporal", min(_FIRST_TRAINED_BLOCK, self.config.feature_block))
 
-    def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """In train mode, compute the inside of every block again in the backward pass instead of keeping it."""
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Set it to True, and in train mode every block computes its inner values again in the backward pass."""
+        return self.stdit.gradient_checkpointing and self.dust3r.gradient_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, enabled: bool) -> None:
         self.stdit.gradient_checkpointing = self.dust3r.gradient_checkpointing = enabled
 
     def _captions(self, captions: Tensor | None, batch: int) -> Tensor:
+        """(batch, tokens, caption_dim)"""
         return self.stdit.null_prompt(batch) if captions is None else captions
 
 

@@ -25,6 +25,11 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> T
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
+def multi_head_attention(query: Tensor, key: Tensor, value: Tensor, *, num_heads: int, mask: Tensor | None = None) -> Tensor:
+    """query (batch, n, dim), key and value (batch, m, dim), heads side by side → (batch, n, dim); mask as in `_attend`."""
+    return _attend(_split_heads(query, num_heads), _split_heads(key, num_heads), _split_heads(value, num_heads), mask)
+
+
 class Attention(nn.Module):
     """Self-attention. Keys: qkv (query, key and value one after the other, then head by head), proj; q_norm, k_norm with `qk_norm`."""
 

@@ -16,5 +16,9 @@ class PixelHead(nn.Module):
 
     def forward(self, tokens: Tensor, rows: int, cols: int) -> Tensor:
         """tokens (batch, rows * cols, dim) → (batch, channels, rows * patch, cols * patch)"""
-        values = self.proj(tokens).transpose(1, 2).unflatten(2, (rows, cols))
-        return functional.pixel_shuffle(values, self.patch_px)
+        return pixels_of_patches(self.proj(tokens), rows, cols, self.patch_px)
+
+
+def pixels_of_patches(values: Tensor, rows: int, cols: int, patch_px: int) -> Tensor:
+    """values (batch, rows * cols, channels * patch_px²), by channel, then row, then column → (batch, channels, rows * patch_px, cols * patch_px)"""
+    return functional.pixel_shuffle(values.transpose(1, 2).unflatten(2, (rows, cols)), patch_px)

@@ -53,7 +53,8 @@ class TrackTransformer(nn.Module):
         return x[:, :num_points]
 
     def _exchange(self, x: Tensor, num_points: int, index: int) -> Tensor:
-        """Attention within each frame: virtual tracks read all tracks, then each other; then the tracks read them."""
+        """x (batch, tracks, time, dim), virtual tracks last → the same shape. Within each frame virtual tracks read all tracks, then each other; then
+        the tracks read them."""
         num_batch, num_tracks, num_frames, dim = x.shape
         by_frame = x.transpose(1, 2).reshape(num_batch * num_frames, num_tracks, dim)
         points, virtual = by_frame[:, :num_points], by_frame[:, num_points:]

@@ -131,6 +131,7 @@ class Pi3Backbone(nn.Module):
         return by_frames(encode, images, rows * cols)
 
     def _within_frames(self, block: nn.Module, tokens: Tensor, rotary: Rotary) -> Tensor:
+        """tokens (frames, n, dim) after a block that sees each frame alone."""
         return by_frames(lambda part: checkpointed(block, part, rotary, enabled=self.recomputes), tokens, tokens.shape[1])
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from perception.geometry import se3
+from perception.geometry.point_maps import points_in_world
 from perception.models.parts.attention import no_autocast
 from perception.models.parts.pixel_head import PixelHead
 from perception.models.pi3.backbone import Pi3Backbone, frames_at_once, split_frames
@@ -85,4 +85,4 @@ def local_points(raw: Tensor, max_log_depth: float | None = None) -> Tensor:
 def to_world(world_from_camera: Tensor, points: Tensor) -> Tensor:
     """world_from_camera (…, 4, 4), points (…, height, width, 3) of each camera → the same points in the world."""
     with no_autocast(points.device):
-        return se3.transform_points(world_from_camera, points.flatten(-3, -2)).view_as(points)
+        return points_in_world(points, world_from_camera)

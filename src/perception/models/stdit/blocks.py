@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from perception.models.parts.attention import Attention
+from perception.models.parts.attention import Attention, multi_head_attention
 from perception.models.parts.blocks import Mlp
 from perception.models.stdit.config import StditConfig
 
@@ -30,11 +29,9 @@ class CaptionAttention(nn.Module):
 
     def forward(self, x: Tensor, captions: Tensor, kept: Tensor | None) -> Tensor:
         """x (batch, tokens, dim), captions (batch, caption tokens, dim), kept (batch, 1, 1, caption tokens) bool or None → (batch, tokens, dim)"""
-        parts = (self.q_linear(x), *self.kv_linear(captions).chunk(2, dim=-1))
-        query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
         if kept is not None and torch.compiler.is_exporting():
             kept = kept.expand(-1, -1, x.shape[1], -1)  # onnxruntime repeats no mask by itself
-        return self.proj(functional.scaled_dot_product_attention(query, key, value, attn_mask=kept).transpose(1, 2).flatten(2))
+        return self.proj(multi_head_attention(self.q_linear(x), *self.kv_linear(captions).chunk(2, dim=-1), num_heads=self.num_heads, mask=kept))
 
 
 class StditBlock(nn.Module):

@@ -136,6 +136,7 @@ class TrajVG(Pi3Backbone):
         return points[torch.arange(len(points), device=points.device)[:, None], row, col]
 
     def _checked_queries(self, images: Tensor, queries_px: Tensor) -> Tensor:
+        """queries_px (batch, points, 2) as float32 on the device of the images; InputError where they are none or not in the first frame."""
         if queries_px.ndim != 3 or queries_px.shape[0] != images.shape[0] or queries_px.shape[1] < 1 or queries_px.shape[2] != 2:
             raise InputError(f"TrajVG: queries_px of shape {tuple(queries_px.shape)}; must be ({images.shape[0]}, points, 2) with one point or more")
         height, width = images.shape[-2:]

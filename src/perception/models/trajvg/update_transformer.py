@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional
 
-from perception.models.parts.attention import Attention
+from perception.models.parts.attention import Attention, multi_head_attention
 from perception.models.parts.blocks import Mlp
 from perception.models.parts.track_transformer import TrackTransformer
 from perception.models.trajvg.config import UPDATES, TrackerConfig
@@ -26,9 +25,7 @@ class _CrossAttention(nn.Module):
         self._num_heads = num_heads
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        parts = (self.q_proj(x), self.k_proj(context), self.v_proj(context))
-        query, key, value = (part.unflatten(-1, (self._num_heads, -1)).transpose(1, 2) for part in parts)
-        return self.proj(functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        return self.proj(multi_head_attention(self.q_proj(x), self.k_proj(context), self.v_proj(context), num_heads=self._num_heads))
 
 
 class _SelfAttentionBlock(nn.Module):
