@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 from perception.core.errors import WeightsError
-from perception.models.weights import WeightSpec, cache_dir, fetch, load_into, read_state_dict, resolve_weights, weight_specs
+from perception.models.checkpoint_files import read_tensors
+from perception.models.weights import WeightSpec, cache_dir, fetch, load_into, resolve_weights, weight_specs
 
 CONTENT = bytes(range(256)) * 64
 
@@ -92,7 +93,7 @@ def test_reading_state_dicts(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "x.safetensors")
     torch.save({"model": tensors, "epoch": 3}, tmp_path / "x.pth")
     for name in ("x.safetensors", "x.pth"):
-        found = read_state_dict(tmp_path / name)
+        found = read_tensors(tmp_path / name)
         assert sorted(found) == ["a", "b"]
         assert torch.equal(found["a"], tensors["a"])
 
@@ -106,15 +107,15 @@ def test_damaged_files(tmp_path: Path) -> None:
     }.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(WeightsError, match=f"{name}: damaged, or not a plain file of tensors"):
-            read_state_dict(tmp_path / name)
+            read_tensors(tmp_path / name)
     torch.save(torch.nn.Linear(2, 2), tmp_path / "pickle.pth")
     with pytest.raises(WeightsError, match="not a plain file of tensors"):
-        read_state_dict(tmp_path / "pickle.pth")
+        read_tensors(tmp_path / "pickle.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(WeightsError, match="holds list, must hold named tensors"):
-        read_state_dict(tmp_path / "list.pth")
+        read_tensors(tmp_path / "list.pth")
     with pytest.raises(WeightsError, match="no such file"):
-        read_state_dict(tmp_path / "absent.pth")
+        read_tensors(tmp_path / "absent.pth")
 
 
 def test_load_into_names_the_first_differences() -> None:

@@ -20,9 +20,9 @@ from torch.nn.functional import normalize
 
 from perception.core.errors import WeightsError
 from perception.core.types import FeatureMap
+from perception.models.checkpoint_files import read_tensors
 from perception.models.extractor import resolve_precision
 from perception.models.network_extractor import DenseNetwork
-from perception.models.weights import read_state_dict
 
 _LORA, _CONVS = "lora.", "convs."
 _DOWN, _UP = ".down", ".up"
@@ -87,7 +87,7 @@ class Adapter:
 
 def read_adapter(path: Path) -> Adapter:
     """The adapter in a safetensors file. Raises WeightsError that names the file and the first entry that no adapter has."""
-    tensors = read_state_dict(path)
+    tensors = read_tensors(path)
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:

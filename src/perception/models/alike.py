@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from perception.models.checkpoint_files import read_tensors
 from perception.models.extractor import ExtractorConfig
 from perception.models.network_extractor import NetworkExtractor
-from perception.models.weights import load_into, read_state_dict, resolve_weights
+from perception.models.weights import load_into, resolve_weights
 
 DEFAULT_STRIDE_PX = 4
 CHANNELS = {"alike_t": (8, 16, 32, 64), "alike_n": (16, 32, 64, 128)}
@@ -84,5 +85,5 @@ def create_alike(config: ExtractorConfig) -> NetworkExtractor:
     """`alike_t` and `alike_n` of the registry; without `weights` the published file is downloaded."""
     network = AlikeNetwork(CHANNELS[config.extractor], config.stride_px or DEFAULT_STRIDE_PX)
     path = resolve_weights(config.weights or _FILES[config.extractor])
-    load_into(network, read_state_dict(path), str(path))
+    load_into(network, read_tensors(path), str(path))
     return NetworkExtractor(config.extractor, network, config)

@@ -16,11 +16,12 @@ from torch import nn
 from torch.nn import functional
 
 from perception.core.errors import ConfigError, WeightsError
+from perception.models.checkpoint_files import read_tensors
 from perception.models.extractor import ExtractorConfig
 from perception.models.key_maps import KEY_MAPS
 from perception.models.network_extractor import NetworkExtractor
 from perception.models.vit_zoo import FAMILIES, VARIANTS, VitFamily, VitVariant
-from perception.models.weights import load_into, read_state_dict
+from perception.models.weights import load_into
 
 _UNUSED = ("embeddings.mask_token",)
 
@@ -173,7 +174,7 @@ def random_model(variant: VitVariant, seed: int) -> nn.Module:
 
 def load_official(variant: VitVariant, path: Path) -> nn.Module:
     """The variant with a checkpoint file of its own project, or with a file that has the names of `transformers`."""
-    state = read_state_dict(path)
+    state = read_tensors(path)
     model = _empty_model(variant)
     if not any(name.startswith("embeddings.") for name in state):
         if variant.family not in KEY_MAPS:

@@ -17,7 +17,6 @@ from torch import nn
 
 from perception.core.errors import WeightsError
 from perception.core.resources import share_dir
-from perception.models.checkpoint_files import read_tensors
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_S = 30.0
@@ -114,11 +113,6 @@ def file_sha256(path: Path) -> str:
     except OSError as error:
         raise WeightsError(f"weights {path}: cannot be read ({error.strerror})") from error
     return digest.hexdigest()
-
-
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors file, a torch file of nothing but tensors, or an index.json with its shards (see `checkpoint_files`)."""
-    return read_tensors(path)
 
 
 def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], place: str, optional: tuple[str, ...] = ()) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from perception.models.weights import read_state_dict
+from perception.models.checkpoint_files import read_tensors
 
 ROOT = Path(__file__).parents[3]
 NAMES = ("gradient", "adamw", "accumulated", "fsdp", "fsdp_resumed", "bad")
@@ -91,5 +91,5 @@ def test_a_sample_with_nan_on_one_rank_stops_all_with_its_name(folders):
     errors = [ending(two, "bad", rank)["error"] for rank in range(2)]
     assert errors[0] == errors[1]
     assert "sample 0 (toy/only frames 9) of 4 of rank 1" in errors[0]
-    saved = read_state_dict(two / "bad" / "not_finite" / "step_00000002_rank_1_batch_0" / "batch.safetensors")
+    saved = read_tensors(two / "bad" / "not_finite" / "step_00000002_rank_1_batch_0" / "batch.safetensors")
     assert saved["inputs"][0].isnan().all()

@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from perception.core.errors import InputError, WeightsError
-from perception.models.weights import load_into, read_state_dict
+from perception.models.checkpoint_files import read_tensors
+from perception.models.weights import load_into
 from perception_training.loop.sharding import as_sharded, as_whole
 from perception_training.loop.tensor_files import write_tensors
 
@@ -33,7 +34,7 @@ class Checkpoint:
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The file NAME.safetensors: weights, optimiser, random, or running_mean. Raises WeightsError when it is damaged or absent."""
-        return read_state_dict(self.folder / f"{name}.safetensors")
+        return read_tensors(self.folder / f"{name}.safetensors")
 
     def has(self, name: str) -> bool:
         """Whether this file is there."""

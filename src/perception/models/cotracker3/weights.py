@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from perception.core.errors import WeightsError
+from perception.models.checkpoint_files import read_tensors
 from perception.models.cotracker3.config import CoTracker3Config
 from perception.models.cotracker3.network import CoTracker3
-from perception.models.weights import load_into, read_state_dict
+from perception.models.weights import load_into
 
 
 def load_cotracker3(path: Path, config: CoTracker3Config) -> CoTracker3:
@@ -15,7 +16,7 @@ def load_cotracker3(path: Path, config: CoTracker3Config) -> CoTracker3:
 
     Raises WeightsError that names the file when it is damaged, holds another architecture, or another variant (offline or online).
     """
-    state = read_state_dict(path)
+    state = read_tensors(path)
     stored = state.get("time_emb")
     if stored is not None and stored.ndim == 3 and stored.shape[1] != config.window_frames:
         raise WeightsError(

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from perception.core.config import from_mapping, to_mapping
 from perception.core.errors import ConfigError, WeightsError
+from perception.models.checkpoint_files import read_tensors
 from perception.models.nano.network import NanoConfig, NanoNetwork, folded
-from perception.models.weights import load_into, read_state_dict
+from perception.models.weights import load_into
 
 FORMAT = "perception nano 1"
 
@@ -35,7 +36,7 @@ def read_nano(path: Path) -> NanoNetwork:
 
     Raises WeightsError for a file that is not one of nano or does not fit the sizes it names.
     """
-    tensors = read_state_dict(path)
+    tensors = read_tensors(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

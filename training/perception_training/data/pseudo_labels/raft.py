@@ -20,8 +20,9 @@ from torch.nn import functional
 
 from perception.core.config import Checked, Range, to_mapping
 from perception.core.errors import MissingDependencyError, WeightsError
+from perception.models.checkpoint_files import read_tensors
 from perception.models.extractor import resolve_device
-from perception.models.weights import file_sha256, load_into, read_state_dict
+from perception.models.weights import file_sha256, load_into
 from perception_training.data.pseudo_labels.chaining import chain
 from perception_training.data.pseudo_labels.tracker import Frames, Image, Report, no_report
 from perception_training.data.sample import Tracks
@@ -101,7 +102,7 @@ def _raft_flow(config: RaftConfig) -> Flow:
     if not config.weights:
         raise WeightsError("tracker raft needs weights: give torchvision's checkpoint, such as raft_large_C_T_SKHT_V2-ff5fadd5.pth")
     network: nn.Module = getattr(optical_flow, f"raft_{config.model}")(weights=None)
-    load_into(network, read_state_dict(Path(config.weights)), config.weights)
+    load_into(network, read_tensors(Path(config.weights)), config.weights)
     device = resolve_device(config.device)
     network = network.eval().to(device)
 
