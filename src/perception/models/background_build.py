@@ -1,7 +1,7 @@
 """What `backend: auto` does where nothing was measured: torch at once, and a faster graph made beside it as soon as that would have paid.
 
 A table of expected order for each class of processor says which way is likely the fastest. Its graph is exported by another process, at low priority,
-once a network has worked so long on images of one size that the time lost exceeds what the export costs; images of many sizes never get there. The
+once a network has worked so long on images of one size that the time lost is no longer small; images of many sizes never get there. The
 graph is compared with float32 on an image from the camera itself; one that differs is not used. What came of it is kept in the cache, so that the
 next process begins with the graph. `perception bench` replaces the expectation by a measurement.
 """
@@ -38,9 +38,10 @@ from perception.models.measurements import MIN_COSINE
 from perception.models.weights import cache_dir
 
 _LOG = logging.getLogger(__name__)
-BUILD_S = 20.0
-"""What making a graph costs: a ViT-S for 448x448 px took 10 to 20 s on one core."""
-_NICE = 10
+BUILD_S = 6.0
+"""So much time must have been lost. Making the graph of a ViT-S for 448x448 px takes 15 s of one core (export 9 s), of which little is felt at low
+priority."""
+_NICE = 5
 _SAMPLED_BYTES = 256
 
 

@@ -215,7 +215,8 @@ class _Export:
     def _graph(self, path: Path, opset: int) -> None:
         self.say("graph")
         dtype = torch.float32 if self.settings.backend == "openvino" else _DTYPES[self.settings.precision]
-        write_graph(self.part.in_precision(dtype), self.runs[0], path, self.settings.max_batch, self.part.outputs, opset)
+        module, thorough = self.part.in_precision(dtype), self.part.extractor is not None
+        write_graph(module, self.runs[0], path, self.settings.max_batch, self.part.outputs, opset, thorough)
         if self.settings.precision in CALIBRATED:
             self.say(f"{self.settings.precision} calibration")
             full = path.with_name("float.onnx")

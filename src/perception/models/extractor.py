@@ -31,7 +31,7 @@ class ExtractorConfig(Checked):
     empty: none."""
     backend: BackendName = "auto"
     """What runs the network. auto takes the fastest that `perception bench` measured on this machine with descriptors equal to float32. Where nothing
-    was measured it begins with torch at once; on a CPU, when images of one size have taken so long that it pays (half a minute or more), another
+    was measured it begins with torch at once; on a CPU, when images of one size have taken so long that it pays (ten seconds or more), another
     process makes the graph that is expected to be fastest, which takes over when its descriptors equal float32 on an image from the camera, and is
     kept for the next start. Name a backend for results that are the same bit by bit. tensorrt and tensorrt_rtx run what `perception export` built.
     dense_sift is no network and takes auto or torch."""
