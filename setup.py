@@ -21,7 +21,7 @@ setup(
     python_requires=">=3.10",  # in pyproject.toml it would become an object that colcon cannot read
     package_dir={"": "src", TRAINING: f"training/{TRAINING}"},
     packages=[*find_packages("src", include=[PACKAGE, f"{PACKAGE}.*"]), *find_packages("training", include=[TRAINING, f"{TRAINING}.*"])],
-    package_data={PACKAGE: ["py.typed", "evaluation/templates/*", "models/weights/*"], TRAINING: ["py.typed"]},
+    package_data={PACKAGE: ["py.typed", "evaluation/templates/*", "models/weights/*", "models/cards/*"], TRAINING: ["py.typed"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
