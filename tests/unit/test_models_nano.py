@@ -51,7 +51,7 @@ def tensor(image: NDArray[np.uint8]) -> torch.Tensor:
 def test_layouts_of_a_turned_image_are_the_turned_layouts() -> None:
     """A quarter turn moves cells, the places within a layout, and the directions by a quarter of the bins."""
     image = random_texture(0)[:96, :96]
-    layouts = GradientLayouts(bins=8, levels=3)
+    layouts = GradientLayouts(bins=8, levels=4)
     _, before = layouts(tensor(image))
     _, after = layouts(tensor(np.rot90(image)))
     for (level, scale), (turned, turned_scale) in zip(before, after, strict=True):
@@ -65,7 +65,7 @@ def test_layouts_of_a_turned_image_are_the_turned_layouts() -> None:
 def test_layouts_ignore_gain_and_offset_of_the_brightness() -> None:
     image = tensor(random_texture(1)[:64, :64])
     darker = (image * 255 / 2).round() * 2 / 255  # even grey levels, so that half of them are whole
-    layouts = GradientLayouts(bins=8, levels=3)
+    layouts = GradientLayouts(bins=8, levels=4)
     for level, other in zip(layouts(darker)[1], layouts(darker / 2 + 20 / 255)[1], strict=True):
         torch.testing.assert_close(level[0] * level[1], other[0] * other[1], atol=5e-3, rtol=0)
 
@@ -140,7 +140,7 @@ def test_onnxruntime_and_bfloat16_give_the_same_descriptors(tmp_path: Path, monk
 def test_faint_gradients_survive_bfloat16() -> None:
     """A ramp of one grey level in 16 px near white: in bfloat16 grey levels above 128/255 are no longer told apart."""
     ramp = np.broadcast_to((200 + np.arange(64) // 16)[None, :, None], (64, 64, 3)).astype(np.uint8)
-    layouts = GradientLayouts(bins=8, levels=1)
+    layouts = GradientLayouts(bins=8, levels=2)
     exact = layouts(tensor(ramp))[0][0]
     rough = layouts.to(torch.bfloat16)(tensor(ramp).bfloat16())[0][0].float()
     assert exact.max() > 0
@@ -179,7 +179,7 @@ def test_files_that_are_not_of_nano_are_refused(tmp_path: Path) -> None:
 def test_settings_that_do_not_fit_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="bins = 6: must be a multiple of 4"):
         NanoConfig(bins=6)
-    with pytest.raises(ConfigError, match="2 widths, 4 depths, 3 levels"):
+    with pytest.raises(ConfigError, match="2 widths, 4 depths, 4 levels"):
         NanoConfig(widths=(32, 64))
     with pytest.raises(ConfigError, match="stride_px = 8: must be 0 or 4 for nano"):
         create_extractor(ExtractorConfig(extractor="nano", weights=written(tmp_path / "n.safetensors"), stride_px=8))

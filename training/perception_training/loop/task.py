@@ -43,6 +43,10 @@ class Task(abc.ABC):
         `data.collation.Batch`, a dataclass, or a mapping or sequence of tensors (nested as you like); the trainer moves it to the device.
         """
 
+    def begin(self) -> None:  # noqa: B027
+        """Before the first step of a run that is not resumed, on the CPU: compute in closed form what the first step starts from. The same on every
+        rank; frozen parameters that are set here belong into `saved_frozen`."""
+
     @abc.abstractmethod
     def losses(self, batch: Any) -> Losses:
         """The terms of one batch, means over its samples. Runs under autocast; call `self.module(...)` itself (not only parts of it), which `fsdp`

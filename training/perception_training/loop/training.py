@@ -51,6 +51,8 @@ def train(recipe: Recipe, name: str = "run") -> TrainResult:
         _check_all_see(checkpoint.step if checkpoint is not None else 0, folder, place)
         seed_all(config.seed)
         task = recipe.build()
+        if checkpoint is None:
+            task.begin()
         trainer = Trainer(task, config, place)
         if checkpoint is not None:
             trainer.restore(checkpoint)

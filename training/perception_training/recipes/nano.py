@@ -14,6 +14,7 @@ from perception_training.data.synthetic.homographies import HomographiesConfig
 from perception_training.data.synthetic.scenes.config import ScenesConfig
 from perception_training.loop.config import OptimiserConfig, ScheduleConfig, TrainConfig
 from perception_training.methods.dense_descriptors import DenseDescriptorsConfig
+from perception_training.methods.discriminant_projection import ProjectionConfig
 from perception_training.methods.mef import MefNetworkConfig
 from perception_training.recipes.mef import MefRecipe, debug_twin, mef_code
 from perception_training.recipes.mef_task import HeldOutConfig, PairSource
@@ -26,6 +27,7 @@ class NanoRecipe(Checked):
 
     train: TrainConfig = field(default_factory=TrainConfig)
     network: NanoConfig = field(default_factory=NanoConfig)
+    projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     loss: DenseDescriptorsConfig = field(default_factory=DenseDescriptorsConfig)
     data: NanoDataConfig = field(default_factory=NanoDataConfig)
     held_out: NanoHeldOutConfig = field(default_factory=NanoHeldOutConfig)
@@ -34,22 +36,25 @@ class NanoRecipe(Checked):
 
     def build(self) -> NanoTask:
         """Opens the data and makes the network."""
-        return NanoTask(self.network, self.loss, self.data, self.held_out, self.train, self.start)
+        return NanoTask(self.network, self.projection, self.loss, self.data, self.held_out, self.train, self.start)
 
 
 def nano_pretrain() -> NanoRecipe:
-    """From scratch, 4 pairs of 320x240 px a step, cut out of views of 640x480 px at their own size and at down to half of it."""
+    """From scratch, 4 pairs of 320x240 px a step, cut out of views of 640x480 px at their own size and at down to half of it.
+
+    Few steps: real frames gain from the first few hundred, and lose again over thousands (docs/benchmarks.md, nano).
+    """
     train = TrainConfig(
-        steps=20_000,
+        steps=700,
         batch_size=4,
         optimiser=OptimiserConfig(learning_rate=1.5e-3, weight_decay=0.02),
         schedule=ScheduleConfig(kind="cosine", warm_up_steps=100),
         clip_norm=1.0,
-        ema_decay=0.999,
+        ema_decay=0.995,
         num_workers=1,
-        checkpoint_every=500,
+        checkpoint_every=250,
         log_every=20,
-        evaluate_every=1000,
+        evaluate_every=500,
     )
     scenes = ScenesConfig(
         height=480,
@@ -125,6 +130,7 @@ def nano_pretrain_debug() -> NanoRecipe:
         recipe,
         train=train,
         network=network,
+        projection=ProjectionConfig(num_batches=6),
         data=data,
         loss=replace(recipe.loss, num_queries=100),
         held_out=NanoHeldOutConfig(num_clips=2, num_points=50),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,8 @@ from perception_training.data.synthetic.scenes.samples import render_clip
 from perception_training.loop.config import TrainConfig
 from perception_training.loop.task import Losses, Task
 from perception_training.methods.dense_descriptors import DenseDescriptors, DenseDescriptorsConfig, descriptor_loss, matching_errors_px
+from perception_training.methods.discriminant_projection import ProjectionConfig, discriminant_projection
+from perception_training.methods.gradient_layouts import layouts_of_pairs
 from perception_training.recipes.mef_task import MefTask
 
 NETWORK_FILE = "nano.safetensors"
@@ -71,26 +74,45 @@ class NanoTask(Task):
     """The network on pairs."""
 
     module: DenseDescriptors
+    saved_frozen = ("network.project.",)
     memory_settings = ("train.batch_size", "loss.num_queries", "data.scenes.height", "data.scenes.width")
 
     def __init__(
         self,
         network: NanoConfig,
+        projection: ProjectionConfig,
         loss: DenseDescriptorsConfig,
         data: NanoDataConfig,
         held_out: NanoHeldOutConfig,
         train: TrainConfig,
         start: str = "",
     ) -> None:
-        self.config, self.held_out, self.train, self.scenes = loss, held_out, train, data.scenes
+        self.projection, self.config, self.held_out, self.train, self.scenes = projection, loss, held_out, train, data.scenes
+        if len(projection.level_weights) != network.levels:
+            raise ConfigError(
+                f"projection.level_weights: {len(projection.level_weights)} numbers; must be {network.levels}, as many as network.levels"
+            )
         self.mixture = Mixture(_sources(data), MixtureConfig(seed=train.seed))
         self.module = DenseDescriptors(NanoNetwork(network) if not start else _started(Path(start), network))
-        self._network_config = network
+        self.module.network.get_submodule("project").requires_grad_(False)
+        self._network_config, self._is_started = network, bool(start)
         self._held_out_batch: Batch | None = None
 
     def data(self, start: int, rank: int, world_size: int) -> Iterable[Any]:
         config = LoaderConfig(batch_size=self.train.batch_size, num_workers=self.train.num_workers)
         return make_loader(self.mixture, config, start, rank, world_size)
+
+    def begin(self) -> None:
+        """Compute the projection, unless the weights that are begun with have one."""
+        if self._is_started:
+            return
+        network, config = self.module.network, self.projection
+        assert isinstance(network, NanoNetwork)
+        batches = islice(self.data(0, 0, 1), config.num_batches)
+        first, second = layouts_of_pairs(network.layouts, batches, self.module.grid, self.config, torch.Generator().manual_seed(self.train.seed))
+        weights = torch.tensor(config.level_weights, dtype=torch.float64).repeat_interleave(network.layouts.dim)
+        found = discriminant_projection(first * weights, second * weights, network.dim, config.least_difference)
+        network.set_projection(found.matrix * weights, found.mean / weights)
 
     def losses(self, batch: Batch) -> Losses:
         return {"info_nce": (1.0, descriptor_loss(self.module, batch, self.config))}

@@ -1,8 +1,9 @@
-"""The network: fixed gradient layouts under a learned projection, plus what a small residual U-Net adds to them.
+"""The network: fixed gradient layouts under a projection, plus what a small residual U-Net adds to them.
 
-At the start of training the output is that of dense root-normalised gradient histograms at several sizes, which already match; the U-Net, whose
-output starts near zero, learns what to add and how much each size counts at each pixel. It sees the projected layouts and the strength of the
-gradients, not the colours: what it learns on rendered scenes holds for real ones to the extent that it cannot tell them apart.
+The projection is not learned by gradients but computed from pairs of views (`perception_training.methods.discriminant_projection`): what it keeps are
+statistics of gradients, which hold for real images too. The U-Net, whose output starts near zero, learns what to add. It sees the projected layouts
+and the strength of the gradients, not the colours, and what it adds is bounded: what it learns on rendered scenes holds for real ones to the extent
+that it cannot tell them apart.
 """
 
 from __future__ import annotations
@@ -38,25 +39,25 @@ class NanoConfig(Checked):
     """Length of a descriptor."""
     bins: Annotated[int, Range(4, 32)] = 8
     """Directions of gradients, a multiple of 4."""
-    levels: Annotated[int, Range(1, 4)] = 3
-    """Sizes of gradient layouts; each is twice the one before."""
+    levels: Annotated[int, Range(2, 5)] = 4
+    """Sizes of gradient layouts, from cells of 2 px on; each is twice the one before."""
     widths: Annotated[tuple[int, ...], Range(1, 1024)] = (64, 96, 128, 192)
-    """Channels at strides 4, 8, 16, ...; as many as `depths`, at least as many as `levels`."""
+    """Channels at strides 4, 8, 16, ...; as many as `depths`, no fewer than `levels` - 1."""
     depths: Annotated[tuple[int, ...], Range(1, 32)] = (1, 2, 2, 2)
     """Residual blocks at each stride."""
     pyramid: Annotated[int, Range(1, 512)] = 96
     """Channels on the way back to stride 4."""
-    share_without_context: Annotated[float, Range(0.0, 1.0)] = 0.25
-    """Images of a batch in training to whose descriptors the U-Net adds nothing, so that the layouts alone stay good ones."""
+    largest_addition: Annotated[float, Range(0.0, 10.0)] = 0.5
+    """Length of what the U-Net adds at most, where projected layouts are about 1 long."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.bins % 4:
             raise ConfigError(f"NanoConfig.bins = {self.bins}: must be a multiple of 4")
-        if len(self.widths) != len(self.depths) or len(self.widths) < self.levels:
+        if len(self.widths) != len(self.depths) or len(self.widths) < self.levels - 1:
             raise ConfigError(
                 f"NanoConfig: {len(self.widths)} widths, {len(self.depths)} depths, {self.levels} levels: must be as many widths as depths, "
-                "and no fewer than levels"
+                "and no fewer than levels - 1"
             )
 
 
@@ -102,7 +103,7 @@ class NanoNetwork(nn.Module):
         self.dim, self.stride_px, self.offset_px = config.dim, STRIDE_PX, OFFSET_PX
         self.multiple_px = STRIDE_PX * 2 ** (len(config.widths) - 1)
         self.layouts = GradientLayouts(config.bins, config.levels)
-        self.enter = nn.ModuleList([_Unit(config.dim + config.bins, width, 1) for width in config.widths[: config.levels]])
+        self.enter = nn.ModuleList([_Unit(config.dim + config.bins, width, 1) for width in config.widths[: config.levels - 1]])
         self.down = nn.ModuleList([_Unit(before, after, 3, 2) for before, after in zip(config.widths, config.widths[1:], strict=False)])
         self.blocks = nn.ModuleList(
             [nn.Sequential(*(_Residual(width) for _ in range(depth))) for width, depth in zip(config.widths, config.depths, strict=True)]
@@ -110,9 +111,16 @@ class NanoNetwork(nn.Module):
         self.lateral = nn.ModuleList([nn.Conv2d(width, config.pyramid, 1) for width in config.widths])
         self.up = nn.ModuleList([nn.Conv2d(config.pyramid, config.pyramid, 3, padding=1) for _ in config.widths[1:]])
         self.out = nn.Conv2d(config.pyramid, config.dim, 1)
-        self.gate = nn.ModuleList([nn.Conv2d(config.pyramid, 1, 1) for _ in range(config.levels)])
-        self.project = nn.ModuleList([nn.Conv2d(self.layouts.dim, config.dim, 1, bias=False) for _ in range(config.levels)])
+        self.project = nn.ModuleList([nn.Conv2d(self.layouts.dim, config.dim, 1) for _ in range(config.levels)])
         self._reset()
+
+    @torch.no_grad()
+    def set_projection(self, matrix: Tensor, mean: Tensor) -> None:
+        """Project layouts, those of all levels one after the other, by `matrix` (dim, levels * layout) once `mean` (levels * layout) is taken off."""
+        parts = zip(self.project, matrix.split(self.layouts.dim, dim=1), mean.split(self.layouts.dim), strict=True)
+        for layer, part, middle in parts:
+            layer.get_parameter("weight").copy_(part[:, :, None, None])
+            layer.get_parameter("bias").copy_(-(part @ middle))
 
     @torch.no_grad()
     def _reset(self) -> None:
@@ -121,12 +129,10 @@ class NanoNetwork(nn.Module):
         nn.init.orthogonal_(whole)
         for layer, part in zip(self.project, whole.split(self.layouts.dim, dim=1), strict=True):
             layer.get_parameter("weight").copy_(part[:, :, None, None])
+            nn.init.zeros_(layer.get_parameter("bias"))
         self.out.weight.mul_(_FIRST_SHARE)
         assert self.out.bias is not None
         nn.init.zeros_(self.out.bias)
-        for gate in self.gate:
-            for parameter in gate.parameters():
-                nn.init.zeros_(parameter)
 
     def prepare(self, height: int, width: int) -> None:
         """Nothing depends on the image size."""
@@ -135,25 +141,26 @@ class NanoNetwork(nn.Module):
         """image (batch, 3, height, width) RGB in [0, 1], sides multiples of `multiple_px` → (batch, dim, height / 4, width / 4), not
         normalised."""
         energies, layouts = self.layouts(image.contiguous(memory_format=torch.channels_last))
-        parts = [project(layout) * scale for project, (layout, scale) in zip(self.project, layouts, strict=True)]
-        contexts = self._contexts(parts, energies)
+        parts = [
+            functional.conv2d(layout, project.get_parameter("weight")) * scale + project.get_parameter("bias")[:, None, None]
+            for project, (layout, scale) in zip(self.project, layouts, strict=True)
+        ]
+        parts[:2] = [parts[0] + parts[1]]  # both at the cells of 4 px
+        added = self._added(self._context(parts, energies))
         result: Tensor | None = None
-        for part, gate, context in reversed(list(zip(parts, self.gate, contexts, strict=False))):
-            gated = part * (2 * torch.sigmoid(gate(context)))
-            result = gated if result is None else gated.add_(_enlarged(result))
+        for part in reversed(parts):
+            result = part if result is None else part.add_(_enlarged(result))
         assert result is not None
-        return result.add_(self._added(contexts[0]))
+        return result.add_(added)
 
     def _added(self, context: Tensor) -> Tensor:
-        """What the U-Net adds to the descriptors; in training nothing for some of the images."""
+        """What the U-Net adds to the descriptors."""
         added: Tensor = self.out(context)
-        if self.training and self.config.share_without_context > 0:
-            kept = torch.rand(len(added), 1, 1, 1) >= self.config.share_without_context
-            added = added * kept.to(added)
-        return added
+        largest = self.config.largest_addition
+        return added * (largest / ((added * added).sum(1, keepdim=True) + largest**2).sqrt())
 
-    def _contexts(self, parts: list[Tensor], energies: list[Tensor]) -> list[Tensor]:
-        """What the U-Net knows of the cells at each stride, from 4 on, (batch, pyramid, rows, cols)."""
+    def _context(self, parts: list[Tensor], energies: list[Tensor]) -> Tensor:
+        """What the U-Net knows of each cell, (batch, pyramid, rows, cols)."""
         entering = [
             functional.relu(unit(torch.cat([_DESCRIPTOR_GAIN * part, _strength(level)], dim=1)))
             for unit, part, level in zip(self.enter, parts, energies, strict=True)
@@ -164,10 +171,10 @@ class NanoNetwork(nn.Module):
             x = functional.relu(unit(x))
             x = blocks(x + entering[number] if number < len(entering) else x)
             found.append(x)
-        contexts = [self.lateral[-1](found[-1])]
+        context: Tensor = self.lateral[-1](found[-1])
         for number in reversed(range(len(self.up))):
-            contexts.append(functional.relu(self.up[number](_enlarged(contexts[-1]) + self.lateral[number](found[number]))))
-        return contexts[::-1]
+            context = functional.relu(self.up[number](_enlarged(context) + self.lateral[number](found[number])))
+        return context
 
 
 def _strength(energies: Tensor) -> Tensor:
