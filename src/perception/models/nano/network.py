@@ -92,6 +92,15 @@ class _Residual(nn.Module):
         return functional.relu(x + self.second(functional.relu(self.first(x))))
 
 
+class _Projection(nn.Conv2d):
+    """Of a layout less its mean."""
+
+    def forward(self, layout: Tensor, scale: Tensor) -> Tensor:  # type: ignore[override]
+        """The bias is the mean's, of layouts that are 1 long."""
+        assert self.bias is not None
+        return functional.conv2d(layout, self.weight) * scale + self.bias[:, None, None]
+
+
 class NanoNetwork(nn.Module):
     """Images → descriptors on a grid of stride 4 px whose first cell is centred on pixel 1.5."""
 
@@ -111,7 +120,7 @@ class NanoNetwork(nn.Module):
         self.lateral = nn.ModuleList([nn.Conv2d(width, config.pyramid, 1) for width in config.widths])
         self.up = nn.ModuleList([nn.Conv2d(config.pyramid, config.pyramid, 3, padding=1) for _ in config.widths[1:]])
         self.out = nn.Conv2d(config.pyramid, config.dim, 1)
-        self.project = nn.ModuleList([nn.Conv2d(self.layouts.dim, config.dim, 1) for _ in range(config.levels)])
+        self.project = nn.ModuleList([_Projection(self.layouts.dim, config.dim, 1) for _ in range(config.levels)])
         self._reset()
 
     @torch.no_grad()
@@ -141,10 +150,7 @@ class NanoNetwork(nn.Module):
         """image (batch, 3, height, width) RGB in [0, 1], sides multiples of `multiple_px` → (batch, dim, height / 4, width / 4), not
         normalised."""
         energies, layouts = self.layouts(image.contiguous(memory_format=torch.channels_last))
-        parts = [
-            functional.conv2d(layout, project.get_parameter("weight")) * scale + project.get_parameter("bias")[:, None, None]
-            for project, (layout, scale) in zip(self.project, layouts, strict=True)
-        ]
+        parts = [project(layout, scale) for project, (layout, scale) in zip(self.project, layouts, strict=True)]
         parts[:2] = [parts[0] + parts[1]]  # both at the cells of 4 px
         added = self._added(self._context(parts, energies))
         result: Tensor | None = None
