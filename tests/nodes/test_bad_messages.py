@@ -51,10 +51,9 @@ class Bench:
         self.works()
 
     def works(self) -> None:
-        num_done = len(self.status)
+        """A good frame goes through; one that waited for its calibration may go before it."""
         stamp = self.camera.send()
-        assert self.ros.wait(lambda: len(self.status) == num_done + 1), self.counts()
-        assert json.loads(self.status[-1].data)["stamp_ns"] == stamp
+        assert self.ros.wait(lambda: bool(self.status) and json.loads(self.status[-1].data)["stamp_ns"] == stamp), self.counts()
 
 
 def changed(**values: object) -> Callable[[Image], Image]:
