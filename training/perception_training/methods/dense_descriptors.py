@@ -23,7 +23,7 @@ from perception_training.data.collation import Batch
 from perception_training.losses.contrastive import info_nce_loss
 from perception_training.methods.view_correspondences import draw_correspondences
 
-_DRAWN_FOR_EACH = 3
+DRAWN_FOR_EACH = 3
 """Pixels drawn for each query that is wanted, as some have no counterpart."""
 
 
@@ -73,7 +73,7 @@ def descriptor_loss(module: DenseDescriptors, batch: Batch, config: DenseDescrip
     maps = module(batch.images.flatten(0, 1)).unflatten(0, (num, 2))
     total, count = maps.sum() * 0, 0
     for query, item in ((0, 1), (1, 0)):
-        found = draw_correspondences(batch, query, item, _DRAWN_FOR_EACH * config.num_queries, config.max_relative_depth_error)
+        found = draw_correspondences(batch, query, item, DRAWN_FOR_EACH * config.num_queries, config.max_relative_depth_error)
         items, places = _coarse_grid(maps[:, item], module.grid, config.item_step)
         for row in range(num):
             chosen = found.valid[row].nonzero()[: config.num_queries, 0]
@@ -103,7 +103,7 @@ def matching_errors_px(
     """How far from the truth the nearest neighbours lie, for up to `num_points` pixels of the first view of each sample, looked for among all pixels
     of the second, descriptors interpolated there. Empty when no views overlap."""
     maps = module(batch.images.flatten(0, 1)).unflatten(0, (len(batch), 2))
-    found = draw_correspondences(batch, 0, 1, _DRAWN_FOR_EACH * num_points, max_relative_depth_error, generator)
+    found = draw_correspondences(batch, 0, 1, DRAWN_FOR_EACH * num_points, max_relative_depth_error, generator)
     height, width = batch.images.shape[-2:]
     y, x = torch.meshgrid(*(torch.arange(side, device=maps.device, dtype=torch.float32) for side in (height, width)), indexing="ij")
     pixels = torch.stack([x.flatten(), y.flatten()], dim=1)

@@ -13,10 +13,9 @@ from perception.core.types import Grid
 from perception.models.nano.gradient_layouts import GradientLayouts
 from perception.ops.sampling import sample_map
 from perception_training.data.collation import Batch
-from perception_training.methods.dense_descriptors import DenseDescriptorsConfig
+from perception_training.methods.dense_descriptors import DRAWN_FOR_EACH, DenseDescriptorsConfig
 from perception_training.methods.view_correspondences import draw_correspondences
 
-_DRAWN_FOR_EACH = 3
 _MULTIPLE_PX = 32
 
 
@@ -28,7 +27,7 @@ def layouts_of_pairs(
     row."""
     found: tuple[list[Tensor], list[Tensor]] = ([], [])
     for batch in batches:
-        matches = draw_correspondences(batch, 0, 1, _DRAWN_FOR_EACH * config.num_queries, config.max_relative_depth_error, generator)
+        matches = draw_correspondences(batch, 0, 1, DRAWN_FOR_EACH * config.num_queries, config.max_relative_depth_error, generator)
         maps = _maps(layouts, batch.images.flatten(0, 1)).unflatten(0, (len(batch), 2))
         for row in range(len(batch)):
             chosen = matches.valid[row].nonzero()[: config.num_queries, 0]
