@@ -19,6 +19,7 @@ from perception.models.background_build import EXPECTED, ExpectedWay, build, bui
 from perception.models.extractor import ExtractorConfig
 from perception.models.network_extractor import NetworkExtractor
 from perception.models.registry import create_extractor
+from perception.pipelines.dense_features import DenseFeaturesConfig
 
 CPU = torch.device("cpu")
 CONFIG = ExtractorConfig(extractor="tiny_nano", device="cpu")
@@ -125,7 +126,8 @@ def test_a_build_that_fails_is_said_once_and_torch_goes_on(monkeypatch: pytest.M
 @pytest.mark.slow
 def test_a_process_in_the_background_takes_over(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(background_build, "BUILD_S", 0.0)
-    made = extractor()
+    made = create_extractor(DenseFeaturesConfig(extractor="tiny_nano", device="cpu", num_threads=1))  # as pipelines do
+    assert isinstance(made, NetworkExtractor)
     deadline = time.monotonic() + 120
     with caplog.at_level(logging.INFO):
         expected, _ = made.extract(IMAGE)

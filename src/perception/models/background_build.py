@@ -156,7 +156,9 @@ class BackgroundBuild:
         try:
             folder = Path(tempfile.mkdtemp(prefix="perception-build-"))
             np.save(folder / "image.npy", image)
-            job = {"config": dataclasses.asdict(self._config), "way": dataclasses.asdict(self.way), "key": self._key}
+            # Pipelines hand on a config of their own, which holds more.
+            config = {field.name: getattr(self._config, field.name) for field in dataclasses.fields(ExtractorConfig)}
+            job = {"config": config, "way": dataclasses.asdict(self.way), "key": self._key}
             (folder / "job.json").write_text(json.dumps(job))
             with (folder / "log").open("wb") as log:
                 self._process = subprocess.Popen([sys.executable, "-m", __name__, str(folder)], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
