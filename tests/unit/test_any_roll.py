@@ -1,3 +1,5 @@
+from dataclasses import fields
+
 import cv2
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from perception.pipelines.dense_features import DenseFeatures, DenseFeaturesConf
 from perception.pipelines.object_database import ObjectDatabase
 from perception.pipelines.onboarding import OnboardingConfig, build_database
 from perception.pipelines.one_shot_pose import AnyRollConfig, OneShotPose, OneShotPoseConfig
+from perception.pipelines.view_templates import Templates
 from perception.pipelines.zoomed_view import zoomed_view
 
 VIEWS = [view_pose(azimuth, elevation, 0.9) for azimuth in (-20, 20) for elevation in (-12, 12)]
@@ -85,8 +88,8 @@ def test_templates_are_kept_with_the_database(database, tmp_path):
     read = ObjectDatabase.load(database.save(tmp_path / "square.safetensors"))
     assert database.templates is not None
     assert read.templates is not None
-    np.testing.assert_array_equal(read.templates.kernels, database.templates.kernels)
-    np.testing.assert_array_equal(read.templates.camera_from_object, database.templates.camera_from_object)
+    for item in fields(Templates):
+        np.testing.assert_array_equal(getattr(read.templates, item.name), getattr(database.templates, item.name))
 
 
 def test_views_without_mask_and_no_rolls_make_no_templates(features, tmp_path):

@@ -9,8 +9,8 @@ extractor, sha256 over all tensors, and the source and settings it was made from
 Version 2 is for objects with an adapter of their own (`adaptation`): the header also holds `adapter`, the name of the file beside this one, and
 `adapter_sha256`. Who matches frames with such a database needs `adapted` maps.
 
-Version 3 is for objects with templates (`view_templates`), with or without adapter: further tensors `template_kernels`,
-`template_camera_from_object`, `template_focal_px` and `template_view_focal_px`.
+Version 4 is for objects with templates (`view_templates`), with or without adapter: further tensors, the fields of `Templates` with `template_`
+before their names. Version 3 had templates of another kind and is not read.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from perception.models.weights import file_sha256
 from perception.pipelines.view_templates import Templates
 
 FORMAT = "perception object database"
-VERSION, VERSION_WITH_ADAPTER, VERSION_WITH_TEMPLATES = 1, 2, 3
+VERSION, VERSION_WITH_ADAPTER, VERSION_WITH_TEMPLATES = 1, 2, 4
+_READ = (VERSION, VERSION_WITH_ADAPTER, VERSION_WITH_TEMPLATES)
 _TEMPLATE_PREFIX = "template_"
 _ADAPTER_SUFFIX = ".adapter.safetensors"
 _TENSORS = ("descriptors", "points", "normals", "view_starts", "camera_from_object", "vocabulary", "view_words", "symmetries", "bounds")
@@ -145,9 +146,9 @@ class ObjectDatabase:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
                     raise InputError(f"{path}: a safetensors file, but no object database (format {metadata.get('format')!r})")
-                if metadata.get("version") not in {str(version) for version in (VERSION, VERSION_WITH_ADAPTER, VERSION_WITH_TEMPLATES)}:
+                if metadata.get("version") not in {str(version) for version in _READ}:
                     raise InputError(
-                        f"{path}: made by format version {metadata.get('version')}; this release reads {VERSION} to {VERSION_WITH_TEMPLATES}: "
+                        f"{path}: made by format version {metadata.get('version')}; this release reads {', '.join(map(str, _READ))}: "
                         "onboard the object again"
                     )
                 tensors = {name: file.get_tensor(name) for name in _TENSORS}
