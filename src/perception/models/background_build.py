@@ -136,16 +136,22 @@ class BackgroundBuild:
             _LOG.warning("backend = 'auto': %s; torch runs %s until it is made again", error, self._name)
             return None
 
-    def after(self, seconds: float, image: NDArray[np.uint8]) -> Backend | None:
-        """To be called after each image that torch ran, with the time that took: the graph when it has just become ready."""
+    @property
+    def is_running(self) -> bool:
+        """Whether its process is at work."""
+        return self._process is not None and self._process.poll() is None
+
+    def after(self, seconds: float, image: NDArray[np.uint8], may_start: bool = True) -> Backend | None:
+        """To be called after each image that torch ran, with the time that took: the graph when it has just become ready. may_start: whether a
+        process may be begun now if it is due."""
         if self._over:
             return None
         self._spent_s += seconds
         if self._process is None:
-            if self._spent_s * (1 - 1 / self.way.gain) > BUILD_S:
+            if may_start and self._spent_s * (1 - 1 / self.way.gain) > BUILD_S:
                 self._start(image)
             return None
-        if self._process.poll() is None:
+        if self.is_running:
             return None
         self._over = True
         return self._finished()

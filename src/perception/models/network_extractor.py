@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from typing import Protocol
 
 import cv2
@@ -20,9 +19,10 @@ from perception.models.background_build import BackgroundBuild, ExpectedWay, bui
 from perception.models.extractor import ExtractorConfig, check_image, resolve_device
 from perception.models.graph_backends import GraphCase, auto_precision, check_precision, open_case
 from perception.models.measurements import fastest, read_measurements
+from perception.models.open_graphs import OpenGraphs
 
 _LOG = logging.getLogger(__name__)
-_NUM_OPEN_SIZES = 3
+_HALF_BYTES = 2
 
 
 class DenseNetwork(Protocol):
@@ -53,7 +53,7 @@ class NetworkExtractor:
         if config.backend != "auto":
             check_precision(config.backend, config.precision)
         self._way: tuple[str, str] | None = None
-        self._backends: OrderedDict[tuple[int, int], Backend] = OrderedDict()
+        self._open = OpenGraphs(self._device, _HALF_BYTES * sum(values.numel() for values in network.parameters()))
         self._expected: ExpectedWay | None = None
         self._identity = ""
         self._builds: dict[tuple[int, int], BackgroundBuild] = {}
@@ -81,16 +81,18 @@ class NetworkExtractor:
     def _run(self, fitted: NDArray[np.uint8], pixels: torch.Tensor) -> torch.Tensor:
         """(dim, rows, cols) as the network gives them; a graph that was made meanwhile runs the next image."""
         size = (fitted.shape[0], fitted.shape[1])
-        backend, build = self._backend(*size), self._builds.get(size)
-        if build is None:
-            return backend.run({"image": pixels})["tokens"][0]
+        backend = self._open.get(size, lambda: self._backend(size))
         watch = Stopwatch()
         raw = backend.run({"image": pixels})["tokens"][0]
-        faster = build.after(watch.lap(), fitted)
-        if faster is not None:
-            self._backends[size] = faster
-            del self._builds[size]
-            self._ran_on = build.way.backend, build.way.precision
+        self._open.settle(size)
+        build = self._builds.get(size)
+        if build is not None:
+            # One at a time: many sizes may be due at once, and each build takes a core and the memory of an export.
+            faster = build.after(watch.lap(), fitted, may_start=not any(other.is_running for other in self._builds.values()))
+            if faster is not None:
+                self._open.put(size, lambda: faster)
+                del self._builds[size]
+                self._ran_on = build.way.backend, build.way.precision
         return raw
 
     def _fitted(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float, float]:
@@ -109,25 +111,17 @@ class NetworkExtractor:
         resized = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         return resized.astype(np.uint8, copy=False), width / new_width, height / new_height
 
-    def _backend(self, height: int, width: int) -> Backend:
-        """The graph for images of this size, opened on first use."""
-        size = (height, width)
-        if size in self._backends:
-            self._backends.move_to_end(size)
-            return self._backends[size]
+    def _backend(self, size: tuple[int, int]) -> Backend:
+        """The graph for images of this size, opened now."""
         if self._way is None:
             # Once for all sizes: a torch backend changes the number type of the network, from which nothing could be exported any more.
             self._way = self._chosen_way(size)
-        self._backends[size] = backend = self._built(size) or self._opened(GraphCase(*self._way, height, width))
-        while len(self._backends) > _NUM_OPEN_SIZES:
-            forgotten, oldest = self._backends.popitem(last=False)
-            self._builds.pop(forgotten, None)
-            oldest.close()
-        return backend
+        return self._built(size) or self._opened(GraphCase(*self._way, *size))
 
     def _built(self, size: tuple[int, int]) -> Backend | None:
-        """The graph that an earlier process found to be worth making; without one a watch is kept on whether it becomes so."""
-        if self._expected is None:
+        """The graph that an earlier process found to be worth making; without one a watch is kept on whether it becomes so. What a size has cost is
+        remembered when its graph is closed meanwhile."""
+        if self._expected is None or size in self._builds:
             return None
         build = BackgroundBuild(self._identity, self.name, self._config, self._expected, size)
         backend = build.opened()
