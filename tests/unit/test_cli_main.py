@@ -117,3 +117,26 @@ sys.exit(cli.main(["doctor"]))
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert result.returncode == 143
     assert result.stdout == "nodes stopped\n"
+
+
+def test_output_that_nobody_reads_on_ends_quietly() -> None:
+    program = """
+import sys, types
+from dataclasses import dataclass
+from perception.cli import main as cli
+@dataclass
+class Arguments:
+    "none"
+def run(_):
+    while True:
+        print("line")
+sys.modules["perception.cli.doctor"] = types.SimpleNamespace(Arguments=Arguments, run=run, __doc__="")
+sys.exit(cli.main(["doctor"]))
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "line\n"
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 141

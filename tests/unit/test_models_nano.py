@@ -122,7 +122,20 @@ def test_any_size_is_padded_and_the_grid_cut(size: tuple[int, int], tmp_path: Pa
     )
     assert (grid.offset_px, grid.stride_px) == ((1.5, 1.5), (4.0, 4.0))
     assert descriptors.shape == (24, *(max(1, (side - 2) // 4 + 1) for side in size))
-    torch.testing.assert_close(descriptors.norm(dim=0), torch.ones(descriptors.shape[1:]))
+    expected = torch.zeros if size == (1, 1) else torch.ones  # one pixel has no gradient
+    torch.testing.assert_close(descriptors.norm(dim=0), expected(descriptors.shape[1:]))
+
+
+def test_descriptors_are_zero_where_the_image_is_flat_and_only_there() -> None:
+    image = np.full((256, 320, 3), 128, np.uint8)
+    nano = create_extractor(ExtractorConfig(extractor="nano", backend="torch"))
+    assert not nano.extract(image)[0].any()
+    image[100, 60] = 129
+    descriptors, grid = nano.extract(image)
+    lengths = descriptors.norm(dim=0)
+    row, col = (round((place - offset) / stride) for place, offset, stride in zip((100, 60), grid.offset_px, grid.stride_px, strict=True))
+    assert lengths[row, col] == pytest.approx(1, abs=1e-3)
+    assert not lengths[:, col + 20 :].any()
 
 
 def test_onnxruntime_and_bfloat16_give_the_same_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

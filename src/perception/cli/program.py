@@ -1,12 +1,14 @@
 """What `perception` and `perception-train` share: find the command, read its arguments, turn errors into one line and an exit code.
 
-Exit codes: 0 done · 1 done, and the answer is no (`doctor` found something missing) · 2 an error that the user can mend · 130 Ctrl-C · 143 SIGTERM.
+Exit codes: 0 done · 1 done, and the answer is no (`doctor` found something missing) · 2 an error that the user can mend · 130 Ctrl-C · 141 nobody
+reads on (`| head`) · 143 SIGTERM.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +17,7 @@ from types import FrameType
 
 from perception.core.errors import PerceptionError
 
-EXIT_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 130, 143
+EXIT_ERROR, EXIT_INTERRUPTED, EXIT_UNREAD, EXIT_TERMINATED = 2, 130, 141, 143
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,18 @@ class Program:
             return EXIT_ERROR
         previous = signal.signal(signal.SIGTERM, _terminate)
         try:
-            return self.run_command(name, rest)
+            status = self.run_command(name, rest)
+            sys.stdout.flush()
+            return status
         except PerceptionError as error:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_ERROR
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes as it ends
+            return EXIT_UNREAD
         finally:
             signal.signal(signal.SIGTERM, previous)
 

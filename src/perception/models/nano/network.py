@@ -30,6 +30,9 @@ _DESCRIPTOR_GAIN = 8.0
 _WEAKEST_ENERGY = 3e-3
 """Gradients weaker than that, of less than one grey level, all look alike."""
 
+_LEAST_ENERGY = 1e-6
+"""Of a cell of the coarsest level. One pixel in it that differs by one grey level gives more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NanoConfig(Checked):
@@ -148,7 +151,7 @@ class NanoNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """image (batch, 3, height, width) RGB in [0, 1], sides multiples of `multiple_px` → (batch, dim, height / 4, width / 4), not
-        normalised."""
+        normalised, zero where the image is flat around."""
         energies, layouts = self.layouts(image.contiguous(memory_format=torch.channels_last))
         parts = [project(layout, scale) for project, (layout, scale) in zip(self.project, layouts, strict=True)]
         parts[:2] = [parts[0] + parts[1]]  # both at the cells of 4 px
@@ -157,7 +160,12 @@ class NanoNetwork(nn.Module):
         for part in reversed(parts):
             result = part if result is None else part.add_(_enlarged(result))
         assert result is not None
-        return result.add_(added)
+        return result.add_(added).mul_(self._textured(energies[-1]))
+
+    def _textured(self, coarsest: Tensor) -> Tensor:
+        """1 where there is any gradient around, else 0."""
+        there = (coarsest.amax(1, keepdim=True) > _LEAST_ENERGY).to(coarsest.dtype)
+        return functional.interpolate(there, scale_factor=2.0 ** (self.config.levels - 2), mode="nearest")
 
     def _added(self, context: Tensor) -> Tensor:
         """What the U-Net adds to the descriptors."""
