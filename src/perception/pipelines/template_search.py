@@ -30,7 +30,7 @@ _SCALE_STEP = math.sqrt(0.5)
 _LEAST_SIMILARITY = 0.1
 """Votes begin above this."""
 _PLACES_OF_EACH = 2
-_LOOKED_AT_AGAIN = 300
+_LOOKED_AT_AGAIN = 200
 _SHIFTS = torch.arange(-1, 3)
 """Of a template in the second look, in fine cells from the one above and left of its place."""
 _SMALLEST_SHARE = 0.02
@@ -122,13 +122,19 @@ class _Whitening:
 
 
 def _votes(templates: Templates, descriptors: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
-    """What each template gets at each place (num, rows, cols), from its descriptors (points, dim) and those of the frame (dim, rows, cols)."""
+    """What each template gets at each place (num, rows, cols) on average, from its descriptors (points, dim) and those of the frame (dim, rows, cols).
+
+    Only every second point of a template is asked, as the black squares of a chessboard.
+    """
     dtype = torch.bfloat16 if multiplies_bfloat16(cells.device) else torch.float32
     _, rows, cols = cells.shape
     descriptors, flat = descriptors.to(dtype), cells.flatten(1).to(dtype)
     starts = torch.searchsorted(templates.place, torch.arange(SIDE**2 + 1, dtype=torch.int32)).tolist()
-    votes = torch.zeros(len(templates), rows, cols)
+    votes, num_asked = torch.zeros(len(templates), rows, cols), torch.zeros(len(templates))
     for place, (first, last) in enumerate(pairwise(starts)):
+        if place % 2:
+            continue
+        num_asked[templates.template[first:last]] += 1
         down, right = place // SIDE - SIDE // 2, place % SIDE - SIDE // 2
         here = (slice(max(0, -down), rows - max(0, down)), slice(max(0, -right), cols - max(0, right)))
         there = (slice(max(0, down), rows + min(0, down)), slice(max(0, right), cols + min(0, right)))
@@ -137,7 +143,7 @@ def _votes(templates: Templates, descriptors: torch.Tensor, cells: torch.Tensor)
         alike = (descriptors[first:last] @ flat).sub_(_LEAST_SIMILARITY).relu_().view(-1, rows, cols)
         spread = _largest_around(_largest_around(alike, 1), 2)
         votes[(slice(None), *here)].index_add_(0, templates.template[first:last], spread[(slice(None), *there)].float())
-    return votes / torch.bincount(templates.template, minlength=len(templates)).sqrt()[:, None, None]
+    return votes.div_(num_asked.clamp(min=1)[:, None, None])
 
 
 def _largest_around(values: torch.Tensor, dim: int) -> torch.Tensor:
@@ -186,7 +192,7 @@ def _second_look(templates: Templates, descriptors: torch.Tensor, fine: list[tor
         alike = (descriptors[rows] @ patch.flatten(1)).sub_(_LEAST_SIMILARITY).relu_().view(-1, *patch.shape[1:])
         spread = _largest_around(_largest_around(alike, 1), 2)
         at_rows, at_cols = ((offset + around)[:, None] + _SHIFTS for offset in (down, right))
-        votes = spread[torch.arange(len(rows))[:, None, None], at_rows[:, :, None], at_cols[:, None, :]].sum(0) / math.sqrt(len(rows))
+        votes = spread[torch.arange(len(rows))[:, None, None], at_rows[:, :, None], at_cols[:, None, :]].mean(0)
         row, col = divmod(int(votes.argmax()), len(_SHIFTS))
         shift_row, shift_col = ((float(_SHIFTS[index]) - 0.5) / 2 for index in (row, col))
         found.append(replace(item, score=float(votes.max()), row=item.row + shift_row, col=item.col + shift_col))
