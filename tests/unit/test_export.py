@@ -7,18 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
 import torch
 from tests.support.closeness import DATA
 
 from perception.backends.backend import BackendOptions, open_backend
 from perception.backends.engine_folder import ENGINE, GRAPH, read_record, verified_file, write_record
-from perception.backends.onnx_export import Agreement, TypedNetwork, combined, compare, write_graph
+from perception.backends.onnx_export import Agreement, TypedNetwork, combined, compare, put_in_rows, weights_digest, write_graph
 from perception.backends.tensorrt_build import RTX_TARGETS, build_engine, rtx_targets
 from perception.backends.tensorrt_library import load_library
 from perception.cli.export import Arguments, check_images, run
 from perception.cli.main import main
 from perception.core.errors import ConfigError, MissingDependencyError, WeightsError
+from perception.models import export
 from perception.models.alike import CHANNELS, AlikeNetwork
 from perception.models.export import CheckImages, ExportSettings, export_folder, export_network
 from perception.models.extractor import ExtractorConfig
@@ -130,6 +132,31 @@ def test_nothing_is_done_twice_and_what_was_changed_is_made_again(tmp_path: Path
     assert changed.key != first.key
     assert changed.weights != first.weights
     assert open_backend("onnxruntime", folder / GRAPH).io_spec == changed.io_spec
+
+
+@pytest.mark.parametrize(("budget_s", "num_images"), [(60.0, 5), (0.0, 2)])
+def test_a_slow_network_is_compared_on_two_images_at_least_and_the_record_says_on_how_many(
+    budget_s: float, num_images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "_COMPARED_S", budget_s)
+    extractor = small_extractor()
+    record, _ = export_network(extractor, ExportSettings("onnx", "fp32", size_of(extractor)), some_images, tmp_path / "out")
+    assert record.accuracy.num_images == num_images
+    assert record.weights == weights_digest(extractor.network).hexdigest()  # type: ignore[arg-type]
+
+
+def test_transposed_weights_lie_in_rows_before_they_are_written() -> None:
+    transposed = np.arange(6.0, dtype=np.float32).reshape(2, 3).T
+    other = onnx_ir.Tensor(np.ones((2, 2), np.float32), name="other")
+    values = [onnx_ir.Value(name=item.name, const_value=item) for item in (onnx_ir.Tensor(transposed, name="weight"), other)]
+    model = onnx_ir.Model(onnx_ir.Graph([], values, nodes=[], initializers=values, opset_imports={"": 23}), ir_version=10)
+    put_in_rows(model)
+    kept = model.graph.initializers["weight"].const_value
+    assert kept is not None
+    found = kept.numpy()
+    assert found.flags.c_contiguous
+    np.testing.assert_array_equal(found, transposed)
+    assert model.graph.initializers["other"].const_value is other
 
 
 def test_images_on_their_own_and_together_give_the_same(tmp_path: Path) -> None:
