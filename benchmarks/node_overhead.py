@@ -33,8 +33,9 @@ from perception.nodes.lifecycle_client import LifecycleClient, wait_until
 from perception.nodes.messages import camera_info_message, header_of, image_message, stamp_of
 from perception.nodes.processes import NodeProcess, reserved_domain, ros_environment
 from perception.nodes.session import RosSession
-from perception.pipelines.dense_features import DenseFeatures, DenseFeaturesConfig
+from perception.pipelines.dense_features import DenseFeatures
 from perception.pipelines.onboarding import OnboardingConfig, build_database
+from perception.pipelines.one_shot_pose import OneShotPoseConfig
 
 CAMERA = Camera(640, 480, 560.0, 560.0, 319.5, 239.5)
 RESULTS = {"features": (Image, "features"), "object_pose": (PoseArray, "poses")}
@@ -80,9 +81,9 @@ def texture() -> np.ndarray:
 def save_database(path: Path) -> None:
     """The image as a flat object one metre away."""
     frame = Frame(texture(), 1, CAMERA, "camera", depth_m=np.ones((480, 640), np.float32))
-    build_database("poster", [ReferenceView(frame, np.eye(4))], DenseFeatures(DenseFeaturesConfig()), OnboardingConfig(max_descriptors=10_000)).save(
-        path
-    )
+    build_database(
+        "poster", [ReferenceView(frame, np.eye(4))], DenseFeatures(OneShotPoseConfig().features), OnboardingConfig(max_descriptors=10_000)
+    ).save(path)
 
 
 def subscribe(node: Node, name: str) -> Times:

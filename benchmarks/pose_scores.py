@@ -17,7 +17,7 @@ from perception.core.types import Camera, Frame, PoseEstimate
 from perception.geometry import so3
 from perception.io import meshes
 from perception.io.posed_frames import PosedFrameFolder
-from perception.pipelines.dense_features import DenseFeatures, DenseFeaturesConfig
+from perception.pipelines.dense_features import DenseFeatures
 from perception.pipelines.onboarding import OnboardingConfig, build_database
 from perception.pipelines.one_shot_pose import OneShotPose, OneShotPoseConfig
 from perception.rendering.raycast import MeshScene, render
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--num-queries", type=int, default=12, help="queries per mesh, present and absent each")
     parser.add_argument("--num-viewpoints", type=int, default=96)
     arguments = parser.parse_args()
-    features = DenseFeatures(DenseFeaturesConfig())
+    features = DenseFeatures(OneShotPoseConfig().features)
     backgrounds = [frame.frame for frame in list(PosedFrameFolder(arguments.frames))[:: max(1, 150 // arguments.num_queries)]]
     rng = np.random.default_rng(0)
     shapes = {path.parent.name if path.stem == "textured" else path.stem: meshes.load(path) for path in arguments.meshes}

@@ -146,7 +146,7 @@ def test_adapters_that_do_not_fit_are_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="was made for alike_n; extractor is tiny_nano"):
         DenseFeatures(dataclasses.replace(FEATURES, adapter=str(path)))
     with pytest.raises(ConfigError, match="dense_sift has no network that could take it"):
-        DenseFeatures(DenseFeaturesConfig(adapter=str(path)))
+        DenseFeatures(DenseFeaturesConfig(extractor="dense_sift", adapter=str(path)))
     with pytest.raises(WeightsError, match="convolutions of its descriptors alone"):
         MapAdapter(Adapter({"layer": (torch.zeros(1, 2), torch.zeros(2, 1))}, convs), 8, "here")
     with pytest.raises(WeightsError, match="for descriptors of length 16"):
@@ -166,7 +166,7 @@ def test_an_adapter_of_the_identity_changes_nothing_and_keeps_empty_cells(featur
 
 def test_what_cannot_be_adapted_says_why(views: list[ReferenceView], features: DenseFeatures) -> None:
     with pytest.raises(ConfigError, match=r"dense_sift.* has no network that could be adapted; such are alike_t, alike_n, nano"):
-        adapt(views, DenseFeatures(DenseFeaturesConfig()), 5, ADAPTATION, ONBOARDING)
+        adapt(views, DenseFeatures(DenseFeaturesConfig(extractor="dense_sift")), 5, ADAPTATION, ONBOARDING)
     with pytest.raises(ConfigError, match="adapt = -1: must be a number of iterations"):
         adapt(views, features, -1, ADAPTATION, ONBOARDING)
     with pytest.raises(InputError, match=r"3 reference view\(s\) show the object: must be at least 4"):

@@ -69,7 +69,7 @@ def test_onboard_with_an_adapter_that_does_not_help_says_so_and_writes_the_datab
 
 def test_replay_finds_the_object_and_report_writes_the_same_again(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     database = str(folder / "box.safetensors")
-    command = ["replay", str(folder / "bag"), "--out", str(tmp_path), "--databases", database, "--pose.features.sift-size-px", "4"]
+    command = ["replay", str(folder / "bag"), "--out", str(tmp_path), "--databases", database]
     assert main(command) == 0
     assert str(tmp_path / "report.html") in capsys.readouterr().out
     box = json.loads((tmp_path / "score.json").read_text())["objects"]["box"]
@@ -93,8 +93,8 @@ def test_replay_with_another_extractor_than_the_database_says_so(folder: Path, t
                 str(tmp_path),
                 "--databases",
                 str(folder / "box.safetensors"),
-                "--pose.features.sift-size-px",
-                "16",
+                "--pose.features.extractor",
+                "tiny_nano",
             ]
         )
         == 2

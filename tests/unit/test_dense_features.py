@@ -23,7 +23,7 @@ def frame_of(seed: int, height: int = 96, width: int = 128, time_ns: int = 7, so
 
 
 def test_step_carries_stamp_frame_and_grid() -> None:
-    features = DenseFeatures(DenseFeaturesConfig(device="cpu"))
+    features = DenseFeatures(DenseFeaturesConfig(extractor="dense_sift", device="cpu"))
     result = features.step(frame_of(0))
     assert result.descriptors.shape == (128, 24, 32)
     assert (result.time_ns, result.frame_id, result.image_size) == (7, "optical", (96, 128))
@@ -35,8 +35,8 @@ def test_scaled_down_frames_keep_original_pixels() -> None:
     """The map of an image enlarged twice, scaled down again by the pipeline, is the map of the image with a grid twice as wide."""
     small = frame_of(1)
     large = Frame(cv2.resize(small.image, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST), 7)
-    plain = DenseFeatures(DenseFeaturesConfig(device="cpu")).step(small)
-    limited = DenseFeatures(DenseFeaturesConfig(device="cpu", max_image_side_px=128)).step(large)
+    plain = DenseFeatures(DenseFeaturesConfig(extractor="dense_sift", device="cpu")).step(small)
+    limited = DenseFeatures(DenseFeaturesConfig(extractor="dense_sift", device="cpu", max_image_side_px=128)).step(large)
     torch.testing.assert_close(limited.descriptors, plain.descriptors)
     assert limited.image_size == (192, 256)
     assert limited.grid.stride_px == (8.0, 8.0)
@@ -44,9 +44,9 @@ def test_scaled_down_frames_keep_original_pixels() -> None:
 
 
 def test_same_frame_is_computed_once_across_threads() -> None:
-    config = DenseFeaturesConfig(device="cpu", sift_size_px=8.0)
+    config = DenseFeaturesConfig(extractor="dense_sift", device="cpu", sift_size_px=8.0)
     features = shared_features(config)
-    assert shared_features(DenseFeaturesConfig(device="cpu", sift_size_px=8.0)) is features
+    assert shared_features(DenseFeaturesConfig(extractor="dense_sift", device="cpu", sift_size_px=8.0)) is features
     assert isinstance(features, SharedFeatures)
     frame = frame_of(2)
     results: list[object] = []
@@ -69,7 +69,7 @@ def test_same_frame_is_computed_once_across_threads() -> None:
 
 
 def test_frames_that_only_share_the_stamp_are_not_mixed_up() -> None:
-    features = SharedFeatures(DenseFeaturesConfig(device="cpu"))
+    features = SharedFeatures(DenseFeaturesConfig(extractor="dense_sift", device="cpu"))
     first, second, other = features.step(frame_of(3)), features.step(frame_of(4)), features.step(frame_of(3, source="right"))
     assert features.num_computed == 3
     assert not torch.equal(first.descriptors, second.descriptors)

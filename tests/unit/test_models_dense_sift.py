@@ -86,14 +86,14 @@ def test_tiny_images(height: int, width: int) -> None:
 
 
 def test_registry_and_errors() -> None:
-    extractor = create_extractor(ExtractorConfig(stride_px=8, sift_size_px=10.0))
+    extractor = create_extractor(ExtractorConfig(extractor="dense_sift", stride_px=8, sift_size_px=10.0))
     assert (extractor.name, extractor.dim) == ("dense_sift(size=10)", 128)
     with pytest.raises(ConfigError, match=r"extractor = 'sift': unknown; known: .*dense_sift"):
         create_extractor(ExtractorConfig(extractor="sift"))
     with pytest.raises(ConfigError, match="no network graph"):
-        create_extractor(ExtractorConfig(backend="onnxruntime"))
+        create_extractor(ExtractorConfig(extractor="dense_sift", backend="onnxruntime"))
     with pytest.raises(ConfigError, match="has no weights"):
-        create_extractor(ExtractorConfig(weights="x.pth"))
+        create_extractor(ExtractorConfig(extractor="dense_sift", weights="x.pth"))
     with pytest.raises(ConfigError, match="sift_size_px"):
         from_mapping(ExtractorConfig, {"sift_size_px": 0.0})
     with pytest.raises(InputError, match="must be \\(height, width, 3\\) uint8"):

@@ -6,7 +6,7 @@ from tests.support.textured_plane import CAMERA, random_texture, reference_views
 
 from perception.core.errors import ConfigError, InputError
 from perception.core.types import Frame
-from perception.pipelines.dense_features import DenseFeatures, DenseFeaturesConfig
+from perception.pipelines.dense_features import DenseFeatures
 from perception.pipelines.onboarding import OnboardingConfig, build_database
 from perception.pipelines.one_shot_pose import OneShotPose, OneShotPoseConfig, closest_symmetric_pose
 from perception.pipelines.pose_search import SCORE_CELL_PX, pose_score
@@ -17,7 +17,7 @@ POSES = [view_pose(azimuth, elevation, 0.5) for azimuth in (-30, -10, 10, 30) fo
 
 @pytest.fixture(scope="module")
 def features():
-    return DenseFeatures(DenseFeaturesConfig())
+    return DenseFeatures(OneShotPoseConfig().features)
 
 
 @pytest.fixture(scope="module")

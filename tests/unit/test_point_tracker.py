@@ -27,7 +27,7 @@ def frames(shifts: list[tuple[int, int]]) -> list[Frame]:
 
 @pytest.fixture(scope="module")
 def features() -> DenseFeatures:
-    return DenseFeatures(DenseFeaturesConfig(device="cpu", sift_size_px=6.0, stride_px=2))
+    return DenseFeatures(DenseFeaturesConfig(extractor="dense_sift", device="cpu", sift_size_px=6.0, stride_px=2))
 
 
 def test_online_tracks_follow_the_motion_and_hide_behind_an_occluder(features: DenseFeatures) -> None:

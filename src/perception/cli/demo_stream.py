@@ -55,7 +55,7 @@ class OnboardRequest:
 
 def features_config(arguments: Arguments) -> DenseFeaturesConfig:
     """The default features, or those that were asked for."""
-    default = DenseFeaturesConfig()
+    default = OneShotPoseConfig().features
     return replace(
         default,
         extractor=arguments.extractor or default.extractor,

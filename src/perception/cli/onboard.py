@@ -18,6 +18,7 @@ from perception.pipelines.adaptation import AdaptationConfig, build_adapted_data
 from perception.pipelines.dense_features import DenseFeatures, DenseFeaturesConfig
 from perception.pipelines.object_database import ObjectDatabase, adapter_path, checked_object_name
 from perception.pipelines.onboarding import OnboardingConfig, build_database
+from perception.pipelines.one_shot_pose import OneShotPoseConfig
 from perception.rendering.reference_sources import ReferenceConfig, open_references
 
 
@@ -38,7 +39,7 @@ class Arguments:
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     database: OnboardingConfig = field(default_factory=OnboardingConfig)
-    features: DenseFeaturesConfig = field(default_factory=DenseFeaturesConfig)
+    features: DenseFeaturesConfig = OneShotPoseConfig().features
 
 
 def run(arguments: Arguments) -> int:

@@ -22,8 +22,8 @@ BackendName = Literal["auto", "torch", "torch_compiled", "onnxruntime", "openvin
 class ExtractorConfig(Checked):
     """Which network or filter makes the descriptors, with which weights, and how it is run."""
 
-    extractor: str = "dense_sift"
-    """Name in the registry, such as dense_sift, alike_n, dinov2_small or tiny_dinov2; an unknown name lists the known ones."""
+    extractor: str = "nano"
+    """Name in the registry, such as nano (ships with the package), dense_sift, alike_n or dinov2_small; an unknown name lists the known ones."""
     weights: str = ""
     """Weights file, local model folder, hub name or a name from config/weights.yaml; empty takes the extractor's own default."""
     adapter: str = ""
@@ -41,7 +41,7 @@ class ExtractorConfig(Checked):
     """Number type of a network; auto is bfloat16 where the hardware multiplies it (CUDA, AMX, AVX-512-BF16) and the backend has it, and float32
     elsewhere. int8 takes a graph that `perception bench MODEL --calibrate BAG` made, float8 an engine of `perception export`."""
     stride_px: Annotated[int, Range(0, 64, "px")] = 0
-    """Distance between two descriptors; 0 takes the extractor's own (4 for dense_sift and ALIKE, the patch for a ViT)."""
+    """Distance between two descriptors; 0 takes the extractor's own (4 for nano, dense_sift and ALIKE, the patch for a ViT)."""
     sift_size_px: Annotated[float, Range(2.0, 128.0, "px")] = 4.0
     """Keypoint size of dense_sift as OpenCV counts it: the descriptor looks at 7.5 times as many pixels. Small ones are not spoilt by what lies
     around an object and give the better poses; 16 finds more nearest neighbours where no geometry helps, as in tracking."""

@@ -69,8 +69,9 @@ class AnyRollConfig(Checked):
 class OneShotPoseConfig(Checked):
     """One-shot object pose from a database of descriptors."""
 
-    features: DenseFeaturesConfig = DenseFeaturesConfig()
-    """The extractor; must be the one that the databases were made with."""
+    features: DenseFeaturesConfig = DenseFeaturesConfig(extractor="dense_sift")
+    """The extractor; must be the one that the databases were made with. Dense SIFT is the default here, because its small windows see less of what
+    lies around an object: it finds more objects that have little print (docs/benchmarks.md, clutter)."""
     databases: tuple[str, ...] = ()
     """Paths of object databases to load."""
     query_stride_px: Annotated[int, Range(1, 64, "px")] = 4

@@ -79,6 +79,8 @@ def find_templates(
 
     maps: of the `pyramid` of the frame, which comes with each scale · camera: of the frame · allowed (height, width): where objects may lie.
     """
+    if not maps:
+        return []  # the frame is smaller than a template
     cells = [_at_places(feature_map, SPACING_PX) for feature_map, _ in maps]
     whitening = _Whitening(torch.cat([item.flatten(1) for item in cells], dim=1))
     descriptors = whitening(templates.descriptors.float().T).T
