@@ -159,6 +159,13 @@ def test_transposed_weights_lie_in_rows_before_they_are_written() -> None:
     assert model.graph.initializers["other"].const_value is other
 
 
+def test_cosines_of_whole_outputs_are_exact() -> None:
+    values = 1 + torch.rand(1, 1_000_003, generator=torch.Generator().manual_seed(0))
+    found = compare(3 * values, values)
+    assert abs(found.mean_cosine - 1) < 1e-9
+    assert abs(found.min_cosine - 1) < 1e-9
+
+
 def test_images_on_their_own_and_together_give_the_same(tmp_path: Path) -> None:
     """Class and register tokens are repeated for each image of a batch."""
     extractor = extractor_of("tiny_dinov2_reg", tmp_path)
