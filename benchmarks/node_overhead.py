@@ -81,9 +81,8 @@ def texture() -> np.ndarray:
 def save_database(path: Path) -> None:
     """The image as a flat object one metre away."""
     frame = Frame(texture(), 1, CAMERA, "camera", depth_m=np.ones((480, 640), np.float32))
-    build_database(
-        "poster", [ReferenceView(frame, np.eye(4))], DenseFeatures(OneShotPoseConfig().features), OnboardingConfig(max_descriptors=10_000)
-    ).save(path)
+    features = DenseFeatures(OneShotPoseConfig().features)
+    build_database("poster", [ReferenceView(frame, np.eye(4))], features, OnboardingConfig(max_descriptors=10_000)).save(path)
 
 
 def subscribe(node: Node, name: str) -> Times:

@@ -64,7 +64,7 @@ def pyramid(frame: Frame, features: Callable[[Frame], FeatureMap], num_scales: i
     for level in range(num_scales):
         scale = largest * _SCALE_STEP**level
         size = max(1, round(frame.image.shape[1] * scale)), max(1, round(frame.image.shape[0] * scale))
-        if min(size) < SIDE * SPACING_PX:
+        if min(size) < OBJECT_PX:
             break
         interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         image = frame.image if level == 0 and scale == 1 else cv2.resize(frame.image, size, interpolation=interpolation).astype(np.uint8, copy=False)
@@ -124,7 +124,8 @@ class _Whitening:
 
 
 def _votes(templates: Templates, descriptors: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
-    """What each template gets at each place (num, rows, cols) on average, from its descriptors (points, dim) and those of the frame (dim, rows, cols).
+    """What points of each template get at each place on average (num, rows, cols), from their descriptors (points, dim) and those of the frame
+    (dim, rows, cols).
 
     Only every second point of a template is asked, as the black squares of a chessboard.
     """

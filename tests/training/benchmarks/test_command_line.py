@@ -26,7 +26,7 @@ def test_correspondence_writes_predictions_scores_and_a_plot(objaverse, tmp_path
     assert "ape_percent" in capsys.readouterr().out
     content = json.loads((tmp_path / "run" / "score.json").read_text())
     assert (content["benchmark"], content["label"], content["num_predicted"]) == ("correspondence", "SIFT", 1)
-    assert content["predictions"]["config"]["features"]["extractor"] == "dense_sift"
+    assert content["predictions"]["config"]["features"]["extractor"] == "nano"
     assert content["predictions"]["commit"]
     assert 0 < content["summary"]["ape_percent"] < 60
     with (tmp_path / "run" / "score.csv").open() as stream:

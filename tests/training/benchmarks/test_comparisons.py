@@ -165,4 +165,5 @@ def test_other_weights_are_another_setup(tmp_path):
     before = weights_identity(config)
     (tmp_path / "weights.pth").write_bytes(b"two")
     assert weights_identity(config) != before
-    assert weights_identity(BenchmarkFeaturesConfig()) == {}
+    assert weights_identity(BenchmarkFeaturesConfig(extractor="dense_sift")) == {}
+    assert "nano.safetensors" in weights_identity(BenchmarkFeaturesConfig())["weights"]

@@ -42,7 +42,7 @@ from perception_training.benchmarks.sift_keypoints import SiftKeypoints
 
 ALL = "all objects"
 _OCCLUSION_EDGES = (0.0, 0.15, 0.30, 1.0)
-_SIZE_EDGES_PX = (60.0, 100.0, 150.0, 200.0, 300.0)
+_SIZE_EDGES_PX = (100.0, 150.0, 200.0, 250.0, 300.0)
 _ADD_SHARE = 0.1
 _ADD_POINTS = 2_000
 _PICTURE_WIDTH = 320

@@ -44,7 +44,7 @@ class ClutterConfig(Checked):
 
     num_queries: Annotated[int, Range(1, 100_000)] = 30
     """Pictures of each object."""
-    size_px: tuple[float, ...] = (60.0, 200.0)
+    size_px: tuple[float, ...] = (150.0, 300.0)
     """Smallest and largest longer side of the object's box in the picture."""
     max_roll_deg: Annotated[float, Range(0.0, 180.0, "deg")] = 180.0
     """How far the camera is turned about its axis, either way, from where the mesh's z axis points up in the picture; 180: any rotation."""

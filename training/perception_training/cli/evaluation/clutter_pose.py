@@ -21,7 +21,7 @@ class Arguments:
     backgrounds: Path
     """Folder of photographs, or of posed RGB-D frames."""
     run: tyro.conf.OmitArgPrefixes[RunArguments]
-    extractors: tuple[str, ...] = ("dense_sift,sift_size_px=16", "sift_keypoints")
+    extractors: tuple[str, ...] = ("dense_sift", "nano", "sift_keypoints")
     """Extractors with their settings, such as alike_n,weights=FILE,label=ALIKE-n; sift_keypoints is SIFT + PnP."""
     frames: ClutterPoseConfig = field(default_factory=ClutterPoseConfig)
 
