@@ -17,6 +17,7 @@ from perception.core.errors import WeightsError
 from perception.models import background_build
 from perception.models.background_build import EXPECTED, ExpectedWay, build, built_engine, expected_way, network_identity, read_built
 from perception.models.extractor import ExtractorConfig
+from perception.models.nano import NanoNetwork, write_nano
 from perception.models.network_extractor import NetworkExtractor
 from perception.models.registry import create_extractor
 from perception.pipelines.dense_features import DenseFeaturesConfig
@@ -124,9 +125,12 @@ def test_a_build_that_fails_is_said_once_and_torch_goes_on(monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-def test_a_process_in_the_background_takes_over(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_process_in_the_background_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(background_build, "BUILD_S", 0.0)
-    made = create_extractor(DenseFeaturesConfig(extractor="tiny_nano", device="cpu", num_threads=1))  # as pipelines do
+    network = extractor().network  # its random weights differ in the last bit from process to process, a file's do not
+    assert isinstance(network, NanoNetwork)
+    write_nano(tmp_path / "tiny.safetensors", network.config, network.state_dict())
+    made = create_extractor(DenseFeaturesConfig(extractor="tiny_nano", weights=str(tmp_path / "tiny.safetensors"), device="cpu"))  # as pipelines do
     assert isinstance(made, NetworkExtractor)
     deadline = time.monotonic() + 120
     with caplog.at_level(logging.INFO):

@@ -15,7 +15,7 @@ from perception.cli import demo, demo_bag, demo_frames, demo_stream, demo_tablet
 from perception.core.errors import ConfigError, InputError
 from perception.core.types import Camera
 from perception.io.bags import BagReader, BagWriter
-from perception.pipelines.dense_features import DenseFeaturesConfig
+from perception.pipelines.one_shot_pose import OneShotPoseConfig
 from perception.rendering.tabletop import TabletopScene
 
 
@@ -50,7 +50,7 @@ def test_the_command_of_a_run_names_what_was_given() -> None:
 
 
 def test_features_follow_the_arguments_then_the_scene() -> None:
-    assert demo_stream.features_config(demo.Arguments()) == DenseFeaturesConfig()
+    assert demo_stream.features_config(demo.Arguments()) == OneShotPoseConfig().features
     assert demo_stream.features_config(demo.Arguments(sift_size_px=9.0)).sift_size_px == 9.0
     assert demo_stream.features_config(demo.Arguments(extractor="alike_n", weights="w.pth")).weights == "w.pth"
 

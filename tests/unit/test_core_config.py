@@ -10,6 +10,8 @@ import pytest
 
 from perception.core.config import Checked, Range, from_mapping, leaves, load_yaml, to_mapping
 from perception.core.errors import ConfigError, PerceptionError, unknown_name
+from perception.pipelines.dense_features import DenseFeaturesConfig
+from perception.pipelines.one_shot_pose import OneShotPoseConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,3 +126,13 @@ def test_leaves_carry_names_defaults_ranges_choices_and_help():
 
 def test_unknown_names_list_the_known_ones():
     assert str(unknown_name("features.extractor", "sfit", ["sift", "dino"])) == "features.extractor = 'sfit': unknown; known: dino, sift"
+
+
+def test_a_config_that_is_held_keeps_the_defaults_that_its_holder_gave_it():
+    assert from_mapping(OneShotPoseConfig, {}).features.extractor == "dense_sift"
+    changed = from_mapping(OneShotPoseConfig, {"features": {"sift_size_px": 8.0}})
+    assert (changed.features.extractor, changed.features.sift_size_px) == ("dense_sift", 8.0)
+    assert from_mapping(DenseFeaturesConfig, {}).extractor == "nano"
+    defaults = {leaf.name: leaf.default for leaf in leaves(OneShotPoseConfig)}
+    assert defaults["features.extractor"] == "dense_sift"
+    assert defaults["features.backend"] == "auto"

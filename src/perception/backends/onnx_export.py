@@ -217,7 +217,9 @@ def put_in_rows(model: Any) -> None:
     from onnx_ir import LazyTensor, Tensor
 
     def in_rows(folded: Any) -> Callable[[], Any]:
-        return lambda: Tensor(torch.from_numpy(folded.raw).contiguous().numpy(), dtype=folded.dtype, name=folded.name)
+        # As whole numbers of the same size, because torch takes no bfloat16 of NumPy's.
+        bits = folded.raw.view(f"i{folded.raw.itemsize}")
+        return lambda: Tensor(torch.from_numpy(bits).contiguous().numpy().view(folded.raw.dtype), dtype=folded.dtype, name=folded.name)
 
     for name, value in model.graph.initializers.items():
         folded = value.const_value

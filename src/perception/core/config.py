@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -102,20 +102,30 @@ def own_leaves(cls: Any) -> tuple[Leaf, ...]:
             continue
         kind, bounds = _split_annotation(_hints(cls)[field.name])
         choices = get_args(kind) if get_origin(kind) is Literal else ()
-        default = field.default if field.default is not MISSING else (field.default_factory() if field.default_factory is not MISSING else None)
-        found.append(Leaf(field.name, str if choices else kind, default, bounds, choices, field_help(cls).get(field.name, "")))
+        found.append(Leaf(field.name, str if choices else kind, _default(field), bounds, choices, field_help(cls).get(field.name, "")))
     return tuple(found)
 
 
-def leaves(cls: type, prefix: str = "") -> Iterator[Leaf]:
-    """All settings of `cls` with dotted names, nested configs included, in the order of definition."""
+def leaves(cls: type, prefix: str = "", default: Checked | None = None) -> Iterator[Leaf]:
+    """All settings of `cls` with dotted names, nested configs included, in the order of definition.
+
+    default: an instance that has the defaults, where they are not those of the class (a config may hold another with defaults of its own).
+    """
     own = {leaf.name: leaf for leaf in own_leaves(cls)}
     for field in fields(cls):
+        value = _default(field) if default is None else getattr(default, field.name)
         if field.name in own:
             leaf = own[field.name]
-            yield Leaf(prefix + leaf.name, leaf.type, leaf.default, leaf.range, leaf.choices, leaf.help)
+            yield Leaf(prefix + leaf.name, leaf.type, value, leaf.range, leaf.choices, leaf.help)
         else:
-            yield from leaves(nested_configs(cls)[field.name], f"{prefix}{field.name}.")
+            yield from leaves(nested_configs(cls)[field.name], f"{prefix}{field.name}.", value)
+
+
+def _default(field: Field[Any]) -> Any:
+    """Of a field; None where it has none."""
+    if field.default is not MISSING:
+        return field.default
+    return field.default_factory() if field.default_factory is not MISSING else None
 
 
 def check_leaf(place: str, leaf: Leaf, value: Any) -> Any:
@@ -155,8 +165,11 @@ def _checked_scalar(place: str, kind: Any, value: Any) -> Any:
     return value
 
 
-def from_mapping(cls: type[ConfigT], mapping: Mapping[str, Any], place: str = "") -> ConfigT:
-    """Build `cls` from nested or dotted keys; unknown keys are errors that list the known ones."""
+def from_mapping(cls: type[ConfigT], mapping: Mapping[str, Any], place: str = "", default: ConfigT | None = None) -> ConfigT:
+    """Build `cls` from nested or dotted keys; unknown keys are errors that list the known ones.
+
+    default: an instance that has what the keys do not say; without one the class's own defaults hold.
+    """
     mapping = _nested(mapping)
     kind: Any = cls
     known = [field.name for field in fields(kind)]
@@ -170,10 +183,13 @@ def from_mapping(cls: type[ConfigT], mapping: Mapping[str, Any], place: str = ""
         if nested is not None:
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{where}.{name} = {value!r}: must be a mapping with keys {[f.name for f in fields(nested)]}")
-            values[name] = from_mapping(nested, value, f"{where}.{name}")
+            held = getattr(default, name) if default is not None else _default(next(field for field in fields(kind) if field.name == name))
+            values[name] = from_mapping(nested, value, f"{where}.{name}", held)
         else:
             leaf = next(leaf for leaf in own_leaves(kind) if leaf.name == name)
             values[name] = _checked_value(f"{where}.{name}", leaf, value)
+    if default is not None:
+        return replace(default, **values)  # type: ignore[type-var]
     required = [field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING]
     missing = [name for name in required if name not in values]
     if missing:
