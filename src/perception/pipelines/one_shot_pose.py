@@ -56,7 +56,7 @@ class AnyRollConfig(Checked):
     """Scales of the frame, each smaller by the root of two."""
     largest_scale: Annotated[float, Range(0.25, 4.0)] = 1.4
     """The first of them. At 1.4 the smallest object that is looked for measures about 95 px and with 4 scales the largest about 380 px; 2.8 with 6
-    scales finds objects of 50 px in four times the time."""
+    scales also tries objects of 50 px, at four times as many places."""
     num_guesses: Annotated[int, Range(1, 100)] = 8
     """Places, views and rolls that are looked at closer."""
     max_turn_deg: Annotated[float, Range(0.0, 180.0, "deg")] = 20.0
