@@ -1,4 +1,4 @@
-"""Run the nodes in one process and one executor, without the `ros2` tool; they share one copy of the model."""
+"""Run the nodes in one process and one executor, without the `ros2` tool; nodes with equal `features` share one model (config/nodes/both.yaml)."""
 
 from __future__ import annotations
 
