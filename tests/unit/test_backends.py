@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from perception.backends.backend import BackendOptions, IoSpec, TensorSpec, open_backend
-from perception.backends.onnx_export import compare, export_key, export_onnx
+from perception.backends.onnx_export import compare, cosines, export_key, export_onnx
 from perception.core.errors import ConfigError, InputError, WeightsError
 from perception.models.extractor import ExtractorConfig
 from perception.models.registry import create_extractor
@@ -32,7 +32,7 @@ def example() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def graph(module: nn.Module, example: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("graphs") / "net.onnx"
-    agreement = export_onnx(module, example, path)
+    agreement = export_onnx(module, [example], path)
     assert agreement.max_error < 1e-5
     assert agreement.min_cosine > 0.99999
     assert [file.name for file in path.parent.iterdir()] == ["net.onnx"]
@@ -51,6 +51,33 @@ def test_both_backends_agree(module: nn.Module, example: torch.Tensor, graph: Pa
         backend.close()
         with pytest.raises(InputError, match="closed"):
             backend.run({"image": other})
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_one_graph_for_all_sizes_is_fixed_when_it_is_opened(name: str, module: nn.Module, example: torch.Tensor, tmp_path: Path) -> None:
+    pytest.importorskip(name)
+    export_onnx(module, [example, torch.rand(2, 3, 6, 4)], tmp_path / "net.onnx")
+    for shape in ((1, 3, 14, 2), (3, 3, 2, 10)):
+        backend = open_backend(name, tmp_path / "net.onnx", BackendOptions(input_shape=shape))
+        assert backend.io_spec.inputs[0].shape == shape
+        assert backend.io_spec.outputs[0].shape == (shape[0], 4, shape[2] // 2, shape[3] // 2)
+        image = torch.rand(*shape)
+        assert compare(backend.run({"image": image})["tokens"], module(image)).max_error < 1e-5
+        with pytest.raises(InputError, match="must be image"):
+            backend.run({"image": example})
+
+
+@pytest.mark.parametrize("bakes", ["a number", "a shape"])
+def test_a_graph_that_holds_a_size_is_not_written_as_one_for_all(bakes: str, example: torch.Tensor, tmp_path: Path) -> None:
+    class Sized(nn.Module):
+        """Divides by its height, or adds a map of the size it was exported for."""
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return image / image.shape[2] if bakes == "a number" else image + torch.ones(image.shape[2:])
+
+    with pytest.raises(WeightsError, match=r"differs from torch by|onnxruntime cannot (load|run) it"):
+        export_onnx(Sized(), [example, torch.rand(2, 3, 6, 4)], tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["torch", "onnxruntime"])
@@ -79,6 +106,14 @@ def test_missing_damaged_and_misused_graphs(tmp_path: Path, module: nn.Module) -
         open_backend("tflite", module)
 
 
+def test_zeros_equal_zeros_and_nothing_else() -> None:
+    a, b = torch.ones(1, 3, 4), torch.ones(1, 3, 4)
+    a[..., 1] = b[..., 1] = a[..., 2] = b[..., 3] = 0
+    assert cosines(a, b)[0].tolist() == pytest.approx([1, 1, 0, 0])
+    a[0, 0, 1] = float("nan")
+    assert not compare(a, b).min_cosine >= 0
+
+
 def test_a_graph_that_differs_is_not_written(example: torch.Tensor, tmp_path: Path) -> None:
     class DifferentWhenTraced(nn.Module):
         """Stands for an operator that the exporter translates wrongly."""
@@ -87,15 +122,16 @@ def test_a_graph_that_differs_is_not_written(example: torch.Tensor, tmp_path: Pa
             return image * (2.0 if torch.compiler.is_exporting() else 1.0)
 
     with pytest.raises(WeightsError, match="differs from torch by"):
-        export_onnx(DifferentWhenTraced(), example, tmp_path / "net.onnx")
+        export_onnx(DifferentWhenTraced(), [example], tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
 
 
 def test_export_key_changes_with_weights_and_size(module: nn.Module, example: torch.Tensor) -> None:
-    keys = {export_key(module, "a", example), export_key(module, "b", example), export_key(module, "a", example[..., :8])}
+    keys = {export_key(module, "a", [example]), export_key(module, "b", [example]), export_key(module, "a", [example[..., :8]])}
     changed = nn.Sequential(nn.Conv2d(3, 4, 2, stride=2), nn.GELU())
-    assert len(keys | {export_key(changed, "a", example)}) == 4
-    assert export_key(module, "a", example) in keys
+    assert len(keys | {export_key(changed, "a", [example])}) == 4
+    assert export_key(module, "a", [example]) in keys
+    assert export_key(module, "a", [example, example[..., :8]]) not in keys
 
 
 @pytest.mark.parametrize(("name", "stride_px"), [("tiny_dinov2", 7), ("tiny_dinov3", 0)])

@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 class Toy(nn.Module):
     """A DenseNetwork of one convolution."""
 
-    dim, multiple_px, stride_px, offset_px = 8, 4, 4, 1.5
+    dim, multiple_px, stride_px, offset_px, any_size = 8, 4, 4, 1.5, True
 
     def __init__(self) -> None:
         super().__init__()

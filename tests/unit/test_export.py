@@ -60,7 +60,7 @@ def extractor_of(name: str, folder: Path) -> NetworkExtractor:
 class SmallNetwork(torch.nn.Module):
     """A DenseNetwork of one convolution, which is exported in a moment."""
 
-    dim, multiple_px, stride_px, offset_px = 8, 4, 4, 1.5
+    dim, multiple_px, stride_px, offset_px, any_size = 8, 4, 4, 1.5, True
 
     def __init__(self) -> None:
         super().__init__()

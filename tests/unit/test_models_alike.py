@@ -37,6 +37,20 @@ def test_stride_takes_every_nth_pixel(tmp_path: Path) -> None:
     torch.testing.assert_close(fourth, every[:, 2::4, 2::4], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_one_graph_serves_images_of_all_sizes(backend: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(backend)
+    cache = tmp_path_factory.getbasetemp() / "alike"
+    monkeypatch.setenv("PERCEPTION_CACHE", str(cache))
+    cache.mkdir(exist_ok=True)
+    settings = {"extractor": "alike_t", "weights": str(random_weights(cache / "alike.pth")), "precision": "float32", "device": "cpu"}
+    plain, exported = (create_extractor(ExtractorConfig(backend=name, **settings)) for name in ("torch", backend))  # type: ignore[arg-type]
+    for size in ((32, 96), (224, 32), (50, 170)):
+        image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        torch.testing.assert_close(exported.extract(image)[0], plain.extract(image)[0], rtol=0, atol=1e-4)
+    assert len(list((cache / "graphs").iterdir())) == 1
+
+
 def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
     weights = str(random_weights(tmp_path / "alike.pth"))
     with pytest.raises(WeightsError, match=r"another architecture than AlikeNetwork \(.* other shape: block1"):

@@ -14,6 +14,7 @@ from perception.core.errors import WeightsError
 from perception.models import background_build, network_extractor, open_graphs
 from perception.models.background_build import ExpectedWay
 from perception.models.extractor import ExtractorConfig
+from perception.models.nano import NanoNetwork
 from perception.models.open_graphs import OpenGraphs, memory_bytes, used_bytes
 from perception.models.registry import create_extractor
 
@@ -152,6 +153,7 @@ def test_time_that_a_size_has_cost_is_kept_when_its_graph_is_closed_and_one_grap
     monkeypatch.setenv("PERCEPTION_CACHE", str(tmp_path))
     monkeypatch.setattr(network_extractor, "expected_way", lambda *_: ExpectedWay("openvino", "float32", 1e9))
     monkeypatch.setattr(network_extractor, "Stopwatch", OneSecond)
+    monkeypatch.setattr(NanoNetwork, "any_size", False)
     monkeypatch.setattr(open_graphs, "_SHARE_OF_MEMORY", 0)
     monkeypatch.setattr(background_build.subprocess, "Popen", _Process)
     monkeypatch.setattr(_Process, "started", [])

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from perception.backends.backend import BackendOptions, open_backend
-from perception.backends.onnx_export import compare, write_graph
-from perception.backends.quantisation import MIN_IMAGES, quantise, read_quantised, record_path
+from perception.backends.onnx_export import compare, export_onnx, write_graph
+from perception.backends.quantisation import MIN_IMAGES, _products, quantise, read_quantised, record_path
 from perception.core.errors import ConfigError, InputError, WeightsError
 from perception.models.nano.gradient_layouts import GradientLayouts
 
@@ -75,6 +75,24 @@ def test_an_int8_graph_is_as_exact_as_its_record_says(network: nn.Module, graph:
     backend = open_backend(runtime, path)
     worst = min(compare(backend.run({"image": image})["tokens"], network(image)).min_cosine for image in images(8)[3::4])
     assert abs(worst - record.min_cosine) < 5e-3, "the cosine of the record is that of the images held out"
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_an_int8_graph_for_all_sizes_runs_at_those_it_was_not_calibrated_on(network: nn.Module, tmp_path: Path, runtime: str) -> None:
+    free, path = tmp_path / "net.onnx", tmp_path / "int8.onnx"
+    export_onnx(network, [images(1)[0], torch.rand(2, 3, 12, 16)], free)
+    record = quantise(free, images(8), path, min_cosine=0.98)
+    assert record.num_int8 == 3
+    other = torch.rand(2, 3, 40, 32, generator=torch.Generator().manual_seed(5))
+    backend = open_backend(runtime, path, BackendOptions(input_shape=tuple(other.shape)))
+    assert compare(backend.run({"image": other})["tokens"], network(other)).min_cosine > 0.97
+
+
+def test_work_of_products_is_counted_for_the_size_of_the_images(network: nn.Module, graph: Path, tmp_path: Path) -> None:
+    """It decides which products stay float."""
+    export_onnx(network, [images(1)[0], torch.rand(2, 3, 12, 16)], tmp_path / "net.onnx")
+    assert list(_products(tmp_path / "net.onnx", (1, 3, 24, 24)).values()) == list(_products(graph, (1, 3, 24, 24)).values())
+    assert list(_products(graph, (1, 3, 24, 24)).values()) == [36 * 16 * 3 * 4 * 4, 36 * 32 * 16, 36 * 16 * 32 * 3 * 3]
 
 
 def test_a_product_that_int8_would_spoil_stays_float(tmp_path: Path) -> None:

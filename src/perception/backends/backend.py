@@ -48,12 +48,14 @@ class IoSpec:
 @dataclass(frozen=True)
 class BackendOptions:
     """Device, number type of the torch graph (float8_e4m3fn tells onnxruntime that its graph has such), threads of the runtime (0: its own),
-    and the spec of a torch module, which has none itself."""
+    the spec of a torch module, which has none itself, and the shape of the only input where an ONNX graph leaves sides of it free: fixed before the
+    graph is made ready, they cost nothing (None: they stay free)."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     num_threads: int = 0
     io_spec: IoSpec | None = None
+    input_shape: tuple[int, ...] | None = None
 
 
 class Backend(Protocol):
@@ -77,6 +79,11 @@ def open_backend(name: str, graph: nn.Module | Path, options: BackendOptions | N
     module, cls = BACKENDS[name].split(":")
     backend: Backend = getattr(import_module(module), cls)(graph, options or BackendOptions())
     return backend
+
+
+def free_side_name(index: int) -> str:
+    """What side `index` of the input is called in a graph that leaves it free."""
+    return f"side_{index}"
 
 
 def check_inputs(spec: IoSpec, inputs: Mapping[str, torch.Tensor], place: str) -> None:

@@ -1,4 +1,4 @@
-"""A torch module of fixed image size written as an ONNX file, and read back before anyone uses it.
+"""A torch module written as an ONNX file, for images of one size or of all, and read back before anyone uses it.
 
 Graphs are kept to what the parsers of TensorRT and TensorRT-RTX take: whatever depends on the image size only is computed before (`prepare` of a
 DenseNetwork), and number types are those of the module, since these libraries build strongly typed networks. Opset 23 keeps attention in one piece.
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from perception.backends.backend import Backend, BackendOptions, open_backend
+from perception.backends.backend import Backend, BackendOptions, free_side_name, open_backend
 from perception.core.errors import MissingDependencyError, WeightsError
 
 OPSET = 23
@@ -49,11 +49,18 @@ class Agreement:
     mean_cosine: float = 1.0
 
 
+def cosines(actual: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """(batch, ...) over the channels of (batch, channels, ...); 1 where both are zero, as nano's descriptors of flat cells."""
+    # In float64: sums over whole outputs err by 1e-5 in float32, which is all that a float32 export may differ.
+    a, b = actual.double(), expected.double()
+    both_zero = ~(a.any(1) | b.any(1))
+    return torch.cosine_similarity(a, b, dim=1).masked_fill(both_zero, 1.0)
+
+
 def compare(actual: torch.Tensor, expected: torch.Tensor) -> Agreement:
     """Agreement of two (batch, channels, ...) outputs in float32; not a number anywhere makes the errors NaN."""
     a, b = actual.detach().cpu().float(), expected.detach().cpu().float()
-    # In float64: sums over whole outputs err by 1e-5 in float32, which is all that a float32 export may differ.
-    error, cosine = float((a - b).abs().max()), torch.cosine_similarity(a.double(), b.double(), dim=1)
+    error, cosine = float((a - b).abs().max()), cosines(a, b)
     return Agreement(error, float(cosine.min()), error / max(float(b.abs().max()), 1e-12), float(cosine.mean()))
 
 
@@ -123,33 +130,58 @@ def weights_digest(module: nn.Module) -> Any:
     return digest
 
 
-def export_key(module: nn.Module, description: str, example: torch.Tensor) -> str:
-    """Name of the exported file: a hash of weights, architecture, input size, opset and torch version."""
+def export_key(module: nn.Module, description: str, examples: Sequence[torch.Tensor]) -> str:
+    """Name of the file that `export_onnx` writes: a hash of weights, architecture, sizes of the inputs, opset and torch version."""
     digest = weights_digest(module)
-    digest.update(f"{description}|{tuple(example.shape)}|{OPSET}|{torch.__version__}".encode())
+    digest.update(f"{description}|{[tuple(example.shape) for example in examples]}|{OPSET}|{torch.__version__}".encode())
     return str(digest.hexdigest())[:24]
 
 
-def export_onnx(module: nn.Module, example: torch.Tensor, path: Path) -> Agreement:
-    """Write `module` for inputs of exactly the size of `example` (batch, 3, height, width), and compare it with torch first.
+def export_onnx(module: nn.Module, examples: Sequence[torch.Tensor], path: Path) -> Agreement:
+    """Write `module` for inputs of exactly the size of the example (batch, 3, height, width), or, given several, for inputs of all sizes along the
+    sides in which these differ; and compare it with torch on each first.
 
-    The file appears under its name only when onnxruntime has run it and the output agrees (MAX_RELATIVE_ERROR); raises WeightsError if not.
+    The file appears under its name only when onnxruntime has run it and the outputs agree (MAX_RELATIVE_ERROR); raises WeightsError if not.
     """
     module = module.eval()
-    with torch.inference_mode():
-        expected = module(example)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         partial = Path(folder) / path.name
-        write_graph(module, {"image": example}, partial)
-        backend: Backend = open_backend("onnxruntime", partial, BackendOptions())
-        agreement = compare(backend.run({"image": example})["tokens"], expected)
-        backend.close()
-        allowed = MAX_RELATIVE_ERROR * float(expected.abs().max())
-        if not agreement.max_error <= allowed:
-            raise WeightsError(f"export to {path}: differs from torch by {agreement.max_error:.2g}, allowed {allowed:.2g}; use backend = 'torch'")
+        write_graph(module, {"image": examples[0]}, partial)
+        if len(examples) > 1:
+            _free_sides(partial, [index for index, sides in enumerate(zip(*(e.shape for e in examples), strict=True)) if len(set(sides)) > 1])
+        agreement = combined([_agreement(module, example, partial, path) for example in examples])
         os.replace(partial, path)
     return agreement
+
+
+def _agreement(module: nn.Module, example: torch.Tensor, graph: Path, path: Path) -> Agreement:
+    """Of the graph, which is to become `path`, with the module."""
+    with torch.inference_mode():
+        expected = module(example)
+    backend: Backend = open_backend("onnxruntime", graph, BackendOptions(input_shape=tuple(example.shape)))
+    found = backend.run({"image": example})["tokens"]
+    backend.close()
+    if found.shape != expected.shape:
+        raise WeightsError(f"export to {path}: gives {tuple(found.shape)}, torch {tuple(expected.shape)}; use backend = 'torch'")
+    agreement, allowed = compare(found, expected), MAX_RELATIVE_ERROR * float(expected.abs().max())
+    if not agreement.max_error <= allowed:
+        raise WeightsError(f"export to {path}: differs from torch by {agreement.max_error:.2g}, allowed {allowed:.2g}; use backend = 'torch'")
+    return agreement
+
+
+def _free_sides(path: Path, sides: Sequence[int]) -> None:
+    """Leave sides of the input and of what comes of it open, in place. The graph must hold nothing that depends on them: torch would find that out
+    by itself, but takes three times as long as the rest of the export, and the comparison at another size shows it as well."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    for index in sides:
+        model.graph.input[0].type.tensor_type.shape.dim[index].dim_param = free_side_name(index)
+    onnx.save(model, path)
 
 
 def write_graph(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from perception.backends.backend import BackendOptions, IoSpec, TensorSpec, check_inputs
+from perception.backends.backend import BackendOptions, IoSpec, TensorSpec, check_inputs, free_side_name
 from perception.core.errors import ConfigError, InputError, MissingDependencyError, WeightsError
 
 _DTYPES = {
@@ -51,6 +51,8 @@ class OnnxRuntimeBackend:
         session_options = runtime.SessionOptions()
         session_options.intra_op_num_threads = options.num_threads
         session_options.log_severity_level = 3
+        for index, side in enumerate(options.input_shape or ()):
+            session_options.add_free_dimension_override_by_name(free_side_name(index), side)
         if options.dtype == torch.float8_e4m3fn:
             # There are no products of float8 on a CPU: values are rounded to it and multiplied in float32.
             session_options.add_session_config_entry("session.disable_quant_qdq", "1")

@@ -52,7 +52,11 @@ class OpenVinoBackend:
         if options.num_threads:
             settings["INFERENCE_NUM_THREADS"] = str(options.num_threads)
         try:
-            compiled: Any = runtime.Core().compile_model(path, "CPU", settings)
+            core = runtime.Core()
+            model: Any = core.read_model(path)
+            if options.input_shape is not None and model.is_dynamic():
+                model.reshape({model.inputs[0]: options.input_shape})
+            compiled: Any = core.compile_model(model, "CPU", settings)
         except Exception as error:
             # OpenVINO raises RuntimeError with a stack of its own source lines for a damaged graph.
             raise WeightsError(f"graph {path}: OpenVINO cannot load it ({_last_line(error)})") from error

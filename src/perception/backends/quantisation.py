@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from perception.backends.backend import BackendOptions, open_backend
 from perception.backends.engine_folder import sha256_of
+from perception.backends.onnx_export import cosines
 from perception.core.errors import InputError, MissingDependencyError, WeightsError
 
 MIN_COSINE = 0.999
@@ -111,7 +112,7 @@ class _Attempts:
         self._graph, self._seen, self._checked, self._folder = graph, seen, checked, folder
         self._input = _input_name(graph)
         self._expected = self._outputs(graph)
-        self.products = _products(graph)
+        self.products = _products(graph, tuple(seen[0].shape))
         # The scale of float8 is made from the spread of values: weights that are all alike have none.
         self._never = _without_spread(graph) if form == "fp8" else []
         self.products = {name: work for name, work in self.products.items() if name not in self._never}
@@ -132,8 +133,8 @@ class _Attempts:
                 nodes_to_exclude=[*left_out, *self._never],
                 **self._settings(quantization),
             )
-        cosines = torch.cat([torch.cosine_similarity(a, b, dim=1).flatten() for a, b in zip(self._outputs(path), self._expected, strict=True)])
-        return path, (float(cosines.min()), float(cosines.mean()))
+        found = torch.cat([cosines(a, b).flatten() for a, b in zip(self._outputs(path), self._expected, strict=True)])
+        return path, (float(found.min()), float(found.mean()))
 
     def _settings(self, quantization: Any) -> dict[str, Any]:
         """What distinguishes the forms, as arguments of `quantize_static`."""
@@ -181,12 +182,14 @@ def _fewest_left_out(attempt: _Attempts, min_cosine: float) -> tuple[Path, tuple
     return best
 
 
-def _products(graph: Path) -> dict[str, int]:
-    """Nodes that multiply an activation by weights, in the order of the graph, and how many multiplications each takes for one image."""
+def _products(graph: Path, shape: tuple[int, ...]) -> dict[str, int]:
+    """Nodes that multiply an activation by weights, in the order of the graph, and how many multiplications each takes for an input of this shape."""
     import onnx
 
     model = onnx.load(graph)
     weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    for side, size in zip(model.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
+        side.dim_value = size
     described = onnx.shape_inference.infer_shapes(model).graph
     sides = {entry.name: [side.dim_value or 1 for side in entry.type.tensor_type.shape.dim] for entry in (*described.value_info, *described.output)}
     found = {}

@@ -174,12 +174,12 @@ def _batch(pictures: Sequence[NDArray[np.uint8]], case: GraphCase) -> torch.Tens
 
 
 def _calibrated(extractor: NetworkExtractor, size: tuple[int, int], batches: Iterable[int], pictures: Sequence[NDArray[np.uint8]]) -> str:
-    """int8 graphs beside the float32 ones, for every batch; says what came of the first."""
+    """int8 graphs beside the float32 ones, for every batch that needs its own; says what came of the first."""
     from perception.backends.quantisation import quantise
 
     network, said = _network(extractor), ""
     network.prepare(*size)  # type: ignore[operator]
-    for batch in batches:
+    for batch in list(batches)[:1] if extractor.network.any_size else batches:
         case = GraphCase("openvino", "int8", *size, batch)
         graph = graph_path(network, extractor.name, case)
         inputs = [_batch(pictures[start:], case) for start in range(len(pictures))]

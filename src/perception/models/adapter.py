@@ -43,7 +43,7 @@ class ConvolvedNetwork(nn.Module):
         self.network = network
         self.unit_input = unit_input
         self.dim, self.multiple_px = network.dim, network.multiple_px
-        self.stride_px, self.offset_px = network.stride_px, network.offset_px
+        self.stride_px, self.offset_px, self.any_size = network.stride_px, network.offset_px, network.any_size
         self.convs = _convolutions(self.dim, num_convs)
 
     def prepare(self, height: int, width: int) -> None:

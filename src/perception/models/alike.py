@@ -50,6 +50,7 @@ class AlikeNetwork(nn.Module):
     """Descriptors of every stride-th pixel, from stride // 2 on. Attribute names are the checkpoint's."""
 
     multiple_px = 32
+    any_size = True
 
     def __init__(self, channels: tuple[int, int, int, int], stride_px: int = DEFAULT_STRIDE_PX) -> None:
         super().__init__()
@@ -66,16 +67,16 @@ class AlikeNetwork(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """image (batch, 3, height, width) in [0, 1] → (batch, dim, height / stride, width / stride), not normalised."""
-        size = image.shape[-2:]
         kept = slice(int(self.offset_px), None, self.stride_px)
-        x, levels = image, []
+        x, levels, stride_px = image, [], 1
         for index in range(1, 5):
             if index in _POOLED:
                 x = functional.max_pool2d(x, _POOLED[index])
+                stride_px *= _POOLED[index]
             x = getattr(self, f"block{index}")(x)
             level = functional.relu(getattr(self, f"conv{index}")(x))
             if index > 1:
-                level = functional.interpolate(level, size, mode="bilinear", align_corners=True)
+                level = functional.interpolate(level, scale_factor=float(stride_px), mode="bilinear", align_corners=True)
             # The head is a 1x1 convolution: leaving pixels out before it changes nothing but the time.
             levels.append(level[..., kept, kept])
         return functional.conv2d(torch.cat(levels, 1), self.convhead2.weight[: self.dim])

@@ -1,9 +1,10 @@
 """What `backend: auto` does where nothing was measured: torch at once, and a faster graph made beside it as soon as that would have paid.
 
 A table of expected order for each class of processor says which way is likely the fastest. Its graph is exported by another process, at low priority,
-once a network has worked so long on images of one size that the time lost is no longer small; images of many sizes never get there. The
-graph is compared with float32 on an image from the camera itself; one that differs is not used. What came of it is kept in the cache, so that the
-next process begins with the graph. `perception bench` replaces the expectation by a measurement.
+once a network has worked so long that the time lost is no longer small. A network that depends on the image size needs a graph for each, so that
+only what images of one size lost counts; others need one for all, and then only a comparison for each size: the graph is compared with float32 on an
+image from the camera itself, and not used where it differs. What came of it is kept in the cache, so that the next process begins with the graph.
+`perception bench` replaces the expectation by a measurement.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,12 +37,15 @@ from perception.core.errors import PerceptionError, WeightsError
 from perception.models.extractor import ExtractorConfig
 from perception.models.graph_backends import DTYPES, ENGINE_BACKENDS, ENGINE_PRECISIONS, GraphCase, engine_folder_path, graph_path, open_case, why_not
 from perception.models.measurements import MIN_COSINE
+from perception.models.open_graphs import Size
 from perception.models.weights import cache_dir
 
 _LOG = logging.getLogger(__name__)
 BUILD_S = 6.0
 """So much time must have been lost. Making the graph of a ViT-S for 448x448 px takes 15 s of one core (export 9 s), of which little is felt at low
 priority."""
+CHECK_S = 2.0
+"""The same for a size that waits only for a comparison, for which a new process needs 3 s of one core."""
 _NICE = 5
 _SAMPLED_BYTES = 256
 
@@ -87,6 +92,14 @@ def built_engine(name: str, device: torch.device, size: tuple[int, int], precisi
     return None
 
 
+@dataclass
+class _Waiting:
+    """A size that torch runs. image: the last one · lost_s: how much faster all of them would have been on the graph."""
+
+    image: NDArray[np.uint8]
+    lost_s: float = 0.0
+
+
 @dataclass(frozen=True)
 class BuiltGraph:
     """What a build came to. graph: file · sha256: of it · min_cosine, mean_cosine: against float32 on torch, over the cells of the camera's image."""
@@ -100,92 +113,102 @@ class BuiltGraph:
 
 
 class BackgroundBuild:
-    """The graph for one extractor and image size: whether it is there, when to make it, and how it is opened.
+    """The graphs for one extractor, one for each image size it sees: whether they are there, when to make them, and how they are opened.
 
-    identity: `network_identity` of the network · size: (height, width) in px, which the network takes as it is.
+    identity: `network_identity` of the network · any_size: as of a DenseNetwork. Sizes are (height, width) in px that the network takes as they are.
+    `is_used`: whether there was one that was exact for a size.
     """
 
-    def __init__(self, identity: str, name: str, config: ExtractorConfig, way: ExpectedWay, size: tuple[int, int]) -> None:
-        self.way = way
-        self._size, self._config, self._name = size, config, name
-        self._key = _key(identity, way, size)
-        self._spent_s = 0.0
+    def __init__(self, identity: str, name: str, config: ExtractorConfig, way: ExpectedWay, any_size: bool) -> None:
+        self.way, self.is_used = way, False
+        self._identity, self._config, self._name, self._any_size = identity, config, name, any_size
+        self._waiting: dict[Size, _Waiting] = {}
+        self._decided: set[Size] = set()
+        self._asked: list[Size] = []
         self._process: subprocess.Popen[bytes] | None = None
-        self._over = False
 
     @property
     def title(self) -> str:
         """Such as "openvino bfloat16"."""
         return f"{self.way.backend} {self.way.precision}"
 
-    def opened(self) -> Backend | None:
+    def opened(self, size: Size) -> Backend | None:
         """The graph, where it was made and found exact; None where not."""
-        built = read_built(_record_path(self._key))
+        path = _record_path(_key(self._identity, self.way, size))
+        built = read_built(path)
         if built is None:
-            return None
-        self._over = True
-        if not built.min_cosine >= MIN_COSINE:
             return None
         try:
             if sha256_of(Path(built.graph)) != built.sha256:
                 raise WeightsError(f"graph {built.graph}: was changed since it was made; not loaded")
-            return open_backend(built.backend, Path(built.graph), BackendOptions(dtype=DTYPES[built.precision], num_threads=torch.get_num_threads()))
+            self._decided.add(size)
+            self._waiting.pop(size, None)
+            if not built.min_cosine >= MIN_COSINE:
+                _LOG.info("%s: %s differs from float32 by more than a cosine of %s for %dx%d px", self._name, self.title, MIN_COSINE, *size[::-1])
+                return None
+            options = BackendOptions(dtype=DTYPES[built.precision], num_threads=torch.get_num_threads(), input_shape=(1, 3, *size))
+            backend = open_backend(built.backend, Path(built.graph), options)
+            self.is_used = True
+            return backend
         except (OSError, PerceptionError) as error:
-            _record_path(self._key).unlink(missing_ok=True)
-            self._over = False
+            path.unlink(missing_ok=True)
+            self._decided.discard(size)
             _LOG.warning("backend = 'auto': %s; torch runs %s until it is made again", error, self._name)
             return None
 
-    @property
-    def is_running(self) -> bool:
-        """Whether its process is at work."""
-        return self._process is not None and self._process.poll() is None
-
-    def after(self, seconds: float, image: NDArray[np.uint8], may_start: bool = True) -> Backend | None:
-        """To be called after each image that torch ran, with the time that took: the graph when it has just become ready. may_start: whether a
-        process may be begun now if it is due."""
-        if self._over:
+    def after(self, size: Size, seconds: float, image: NDArray[np.uint8]) -> Backend | None:
+        """To be called after each image that torch ran, with the time that took: the graph when it has become ready."""
+        if self._process is not None and self._process.poll() is not None:
+            self._end(self._process.returncode)
+        if size in self._decided:
             return None
-        self._spent_s += seconds
+        backend = self.opened(size)
+        if backend is not None:
+            _LOG.info("%s: runs on %s from now on for %dx%d px", self._name, self.title, *size[::-1])
+            return backend
+        waiting = self._waiting.setdefault(size, _Waiting(image))
+        waiting.image = image
+        waiting.lost_s += seconds * (1 - 1 / self.way.gain)
         if self._process is None:
-            if may_start and self._spent_s * (1 - 1 / self.way.gain) > BUILD_S:
-                self._start(image)
-            return None
-        if self.is_running:
-            return None
-        self._over = True
-        return self._finished()
+            self._start_if_due(size)
+        return None
 
-    def _start(self, image: NDArray[np.uint8]) -> None:
-        height, width = self._size
-        _LOG.info("%s: %s is expected to be faster for %dx%d px; making its graph in the background", self._name, self.title, width, height)
+    def _start_if_due(self, size: Size) -> None:
+        """A graph for all sizes is worth the time that these lost together, and each of them has only to be compared."""
+        sizes = list(self._waiting) if self._any_size else [size]
+        due_s = CHECK_S if self._any_size and self.is_used else BUILD_S
+        if sum(self._waiting[size].lost_s for size in sizes) > due_s:
+            self._start(sizes)
+
+    def _start(self, sizes: list[Size]) -> None:
+        said = ", ".join(f"{width}x{height}" for height, width in sizes)
+        _LOG.info("%s: %s is expected to be faster for %s px; making its graph in the background", self._name, self.title, said)
+        self._asked = sizes
         try:
             folder = Path(tempfile.mkdtemp(prefix="perception-build-"))
-            np.save(folder / "image.npy", image)
+            for index, size in enumerate(sizes):
+                np.save(folder / f"{index}.npy", self._waiting[size].image)
             # Pipelines hand on a config of their own, which holds more.
             config = {field.name: getattr(self._config, field.name) for field in dataclasses.fields(ExtractorConfig)}
-            job = {"config": config, "way": dataclasses.asdict(self.way), "key": self._key}
+            job = {"config": config, "way": dataclasses.asdict(self.way), "identity": self._identity, "num_images": len(sizes)}
             (folder / "job.json").write_text(json.dumps(job))
-            with (folder / "log").open("wb") as log:
-                self._process = subprocess.Popen([sys.executable, "-m", __name__, str(folder)], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
             self._log = folder / "log"
+            with self._log.open("wb") as log:
+                self._process = subprocess.Popen([sys.executable, "-m", __name__, str(folder)], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         except OSError as error:
-            self._over = True
+            self._decided.update(sizes)
             _LOG.warning("%s: no graph can be made in the background (%s); torch goes on", self._name, error)
 
-    def _finished(self) -> Backend | None:
-        assert self._process is not None
-        if self._process.returncode:
+    def _end(self, status: int) -> None:
+        """Of the process: what it made is found by `opened`, what it could not make is not tried again."""
+        if status:
             lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
-            reason = lines[-1][:300] if lines else f"exit status {self._process.returncode}"
+            reason = lines[-1][:300] if lines else f"exit status {status}"
             _LOG.warning("%s: %s was not made (%s); torch goes on", self._name, self.title, reason)
-            return None
-        backend = self.opened()
-        if backend is None:
-            _LOG.info("%s: %s differs from float32 by more than a cosine of %s; torch goes on", self._name, self.title, MIN_COSINE)
-        else:
-            _LOG.info("%s: runs on %s from now on", self._name, self.title)
-        return backend
+            self._decided.update(size for size in self._asked if not _record_path(_key(self._identity, self.way, size)).is_file())
+        for size in self._asked:
+            self._waiting.pop(size, None)
+        self._process = None
 
 
 def read_built(path: Path) -> BuiltGraph | None:
@@ -211,14 +234,14 @@ def network_identity(network: nn.Module, name: str) -> str:
     return digest.hexdigest()
 
 
-def _key(identity: str, way: ExpectedWay, size: tuple[int, int]) -> str:
+def _key(identity: str, way: ExpectedWay, size: Size) -> str:
     return hashlib.sha256(f"{identity}|{way.backend}|{way.precision}|{size}".encode()).hexdigest()[:24]
 
 
-def build(config: ExtractorConfig, way: ExpectedWay, key: str, image: NDArray[np.uint8]) -> BuiltGraph:
-    """Make the graph for images of this size, compare it with float32 on this one, and keep what came of it.
+def build(config: ExtractorConfig, way: ExpectedWay, identity: str, images: Iterable[NDArray[np.uint8]]) -> list[BuiltGraph]:
+    """Make the graphs for images of these sizes, compare each with float32 on its image, and keep what came of it as soon as it is known.
 
-    image (height, width, 3) RGB, of a size the network takes. Raises WeightsError where the config no longer gives the same network.
+    images: (height, width, 3) RGB each, of sizes the network takes. Raises WeightsError where the config no longer gives the same network.
     """
     from perception.models.network_extractor import NetworkExtractor
     from perception.models.registry import create_extractor
@@ -226,23 +249,27 @@ def build(config: ExtractorConfig, way: ExpectedWay, key: str, image: NDArray[np
     extractor = create_extractor(dataclasses.replace(config, backend="torch", precision="float32", device="cpu"))
     assert isinstance(extractor, NetworkExtractor)
     network: Any = extractor.network
-    size = (image.shape[0], image.shape[1])
-    if _key(network_identity(network, extractor.name), way, size) != key:
+    if network_identity(network, extractor.name) != identity:
         raise WeightsError(f"{extractor.name}: the weights or libraries changed since this process began; start it again")
-    case = GraphCase(way.backend, way.precision, *size)
-    network.prepare(*size)
-    path = graph_path(network, extractor.name, case)
+    found = []
+    for image in images:
+        size = (image.shape[0], image.shape[1])
+        found.append(_built(network, extractor.name, GraphCase(way.backend, way.precision, *size), image))
+        record = _record_path(_key(identity, way, size))
+        partial = record.with_suffix(f".{os.getpid()}.part")
+        partial.write_text(json.dumps(dataclasses.asdict(found[-1]), indent=1) + "\n")
+        os.replace(partial, record)
+    return found
+
+
+def _built(network: Any, name: str, case: GraphCase, image: NDArray[np.uint8]) -> BuiltGraph:
+    backend = open_case(network, name, case, torch.device("cpu"))
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float().div_(255).contiguous()
     with torch.inference_mode():
-        expected = network(pixels)
-    backend = open_case(network, extractor.name, case, torch.device("cpu"))
-    agreement = compare(backend.run({"image": pixels})["tokens"], expected)
-    built = BuiltGraph(str(path), sha256_of(path), way.backend, way.precision, agreement.min_cosine, agreement.mean_cosine)
-    record = _record_path(key)
-    partial = record.with_suffix(f".{os.getpid()}.part")
-    partial.write_text(json.dumps(dataclasses.asdict(built), indent=1) + "\n")
-    os.replace(partial, record)
-    return built
+        agreement = compare(backend.run({"image": pixels})["tokens"], network(pixels))
+    backend.close()
+    path = graph_path(network, name, case)
+    return BuiltGraph(str(path), sha256_of(path), case.backend, case.precision, agreement.min_cosine, agreement.mean_cosine)
 
 
 def main(folder: Path) -> int:
@@ -251,7 +278,8 @@ def main(folder: Path) -> int:
     torch.set_num_threads(1)
     job = json.loads((folder / "job.json").read_text())
     try:
-        build(from_mapping(ExtractorConfig, job["config"]), ExpectedWay(**job["way"]), job["key"], np.load(folder / "image.npy"))
+        images = (np.load(folder / f"{index}.npy") for index in range(job["num_images"]))
+        build(from_mapping(ExtractorConfig, job["config"]), ExpectedWay(**job["way"]), job["identity"], images)
     except PerceptionError as error:
         print(error, file=sys.stderr)
         return 1

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import flop_registry
 
 from perception.backends.backend import Backend
 from perception.backends.machine import Peaks
+from perception.backends.onnx_export import compare
 from perception.core.devices import multiplies_bfloat16
 from perception.core.errors import PerceptionError
 from perception.core.timing import Stopwatch
@@ -176,8 +177,8 @@ def _time(contestant: Contestant, batch: torch.Tensor, device: torch.device) -> 
 
 
 def _agreement(output: torch.Tensor, expected: torch.Tensor) -> tuple[tuple[float, float], float]:
-    cosine = torch.cosine_similarity(output, expected, dim=1)
-    return (float(cosine.min()), float(cosine.mean())), float((output - expected).abs().max())
+    found = compare(output, expected)
+    return (found.min_cosine, found.mean_cosine), found.max_error
 
 
 def _row(

@@ -31,10 +31,10 @@ class ExtractorConfig(Checked):
     empty: none."""
     backend: BackendName = "auto"
     """What runs the network. auto takes the fastest that `perception bench` measured on this machine with descriptors equal to float32. Where nothing
-    was measured it begins with torch at once; on a CPU, when images of one size have taken so long that it pays (ten seconds or more), another
-    process makes the graph that is expected to be fastest, which takes over when its descriptors equal float32 on an image from the camera, and is
-    kept for the next start. Name a backend for results that are the same bit by bit. tensorrt and tensorrt_rtx run what `perception export` built.
-    dense_sift is no network and takes auto or torch."""
+    was measured it begins with torch at once; on a CPU, when images (of a ViT those of one size) have taken so long that it pays (ten seconds or
+    more), another process makes the graph that is expected to be fastest, which takes over when its descriptors equal float32 on an image from the
+    camera, and is kept for the next start. Name a backend for results that are the same bit by bit. tensorrt and tensorrt_rtx run what
+    `perception export` built. dense_sift is no network and takes auto or torch."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it runs; auto takes a CUDA device when there is one."""
     precision: Literal["auto", "float32", "bfloat16", "float16", "int8", "float8"] = "auto"

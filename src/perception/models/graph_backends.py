@@ -82,26 +82,32 @@ def why_not(backend: str, device: torch.device) -> str:
 
 
 def graph_path(network: nn.Module, name: str, case: GraphCase) -> Path:
-    """The exported float32 graph of a case, from the cache or written now (seconds). `network` must be in float32 and prepared for the size."""
+    """The exported float32 graph of a case, from the cache or written now (seconds); the same one for all sizes where the network allows that.
+    `network` must be in float32 and prepared for the size."""
     from perception.backends.onnx_export import export_onnx
 
     path = _cached_path(network, name, case)
     if not path.is_file():
         try:
-            export_onnx(network, _example(case), path)
+            export_onnx(network, _examples(network, case), path)
         except OSError as error:
             raise ConfigError(f"cache {path.parent}: cannot be written ({error.strerror}); set PERCEPTION_CACHE to a folder of yours") from error
     return path
 
 
-def _example(case: GraphCase) -> torch.Tensor:
-    return torch.rand(case.batch, 3, case.height, case.width, generator=torch.Generator().manual_seed(0))
+def _examples(network: Any, case: GraphCase) -> list[torch.Tensor]:
+    """Of the case; of a network whose graph serves all sizes, two that differ in every side but the colours."""
+    unit, shapes = network.multiple_px, [(case.batch, 3, case.height, case.width)]
+    if network.any_size:
+        shapes = [(1, 3, 4 * unit, 6 * unit), (2, 3, 5 * unit, 3 * unit)]
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(*shape, generator=generator) for shape in shapes]
 
 
 def _cached_path(network: nn.Module, name: str, case: GraphCase) -> Path:
     from perception.backends.onnx_export import export_key
 
-    return cache_dir() / "graphs" / f"{export_key(network, name, _example(case))}.onnx"
+    return cache_dir() / "graphs" / f"{export_key(network, name, _examples(network, case))}.onnx"
 
 
 def int8_path(network: nn.Module, name: str, case: GraphCase) -> Path:
@@ -157,7 +163,8 @@ def open_case(network: nn.Module, name: str, case: GraphCase, device: torch.devi
     else:
         path = graph_path(network, name, case)
     inner = auto_precision(case.backend, device) if case.precision == "int8" else case.precision
-    return open_backend(case.backend, path, BackendOptions(device, DTYPES[inner], num_threads=torch.get_num_threads()))
+    shape = (case.batch, 3, case.height, case.width)
+    return open_backend(case.backend, path, BackendOptions(device, DTYPES[inner], num_threads=torch.get_num_threads(), input_shape=shape))
 
 
 def _spec(network: Any, case: GraphCase) -> IoSpec:

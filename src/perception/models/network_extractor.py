@@ -15,7 +15,7 @@ from perception.backends.backend import Backend
 from perception.core.errors import PerceptionError
 from perception.core.timing import Stopwatch
 from perception.core.types import Grid
-from perception.models.background_build import BackgroundBuild, ExpectedWay, built_engine, expected_way, network_identity
+from perception.models.background_build import BackgroundBuild, built_engine, expected_way, network_identity
 from perception.models.extractor import ExtractorConfig, check_image, resolve_device
 from perception.models.graph_backends import GraphCase, auto_precision, check_precision, open_case
 from perception.models.measurements import fastest, read_measurements
@@ -29,12 +29,14 @@ class DenseNetwork(Protocol):
     """An nn.Module from one image (1, 3, height, width) in [0, 1] RGB to raw descriptors (1, dim, rows, cols).
 
     Sides must be multiples of multiple_px. Cell (row, col) is centred on pixel offset_px + stride_px * (col, row).
+    any_size: nothing in it depends on the image size, and `prepare` does nothing: one exported graph serves all sizes and batches.
     """
 
     dim: int
     multiple_px: int
     stride_px: int
     offset_px: float
+    any_size: bool
 
     def prepare(self, height: int, width: int) -> None:
         """Work out, in float32, all that depends on the image size only, so that it is a constant of the graph."""
@@ -54,10 +56,7 @@ class NetworkExtractor:
             check_precision(config.backend, config.precision)
         self._way: tuple[str, str] | None = None
         self._open = OpenGraphs(self._device, _HALF_BYTES * sum(values.numel() for values in network.parameters()))
-        self._expected: ExpectedWay | None = None
-        self._identity = ""
-        self._builds: dict[tuple[int, int], BackgroundBuild] = {}
-        self._ran_on: tuple[str, str] | None = None
+        self._build: BackgroundBuild | None = None
 
     @property
     def network(self) -> DenseNetwork:
@@ -85,14 +84,10 @@ class NetworkExtractor:
         watch = Stopwatch()
         raw = backend.run({"image": pixels})["tokens"][0]
         self._open.settle(size)
-        build = self._builds.get(size)
-        if build is not None:
-            # One at a time: many sizes may be due at once, and each build takes a core and the memory of an export.
-            faster = build.after(watch.lap(), fitted, may_start=not any(other.is_running for other in self._builds.values()))
+        if self._build is not None:
+            faster = self._build.after(size, watch.lap(), fitted)
             if faster is not None:
                 self._open.put(size, lambda: faster)
-                del self._builds[size]
-                self._ran_on = build.way.backend, build.way.precision
         return raw
 
     def _fitted(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float, float]:
@@ -116,25 +111,15 @@ class NetworkExtractor:
         if self._way is None:
             # Once for all sizes: a torch backend changes the number type of the network, from which nothing could be exported any more.
             self._way = self._chosen_way(size)
-        return self._built(size) or self._opened(GraphCase(*self._way, *size))
-
-    def _built(self, size: tuple[int, int]) -> Backend | None:
-        """The graph that an earlier process found to be worth making; without one a watch is kept on whether it becomes so. What a size has cost is
-        remembered when its graph is closed meanwhile."""
-        if self._expected is None or size in self._builds:
-            return None
-        build = BackgroundBuild(self._identity, self.name, self._config, self._expected, size)
-        backend = build.opened()
-        if backend is None:
-            self._builds[size] = build
-        else:
-            self._ran_on = self._expected.backend, self._expected.precision
-        return backend
+        built = self._build.opened(size) if self._build is not None else None
+        return built or self._opened(GraphCase(*self._way, *size))
 
     @property
     def runs_on(self) -> str:
         """Backend and number type, such as "openvino bfloat16"; what the config says as long as no image was seen."""
-        return " ".join(self._ran_on or self._way or (self._config.backend, self._config.precision))
+        if self._build is not None and self._build.is_used:
+            return self._build.title
+        return " ".join(self._way or (self._config.backend, self._config.precision))
 
     def _chosen_way(self, size: tuple[int, int]) -> tuple[str, str]:
         """Backend and precision of the config; for auto those that were fastest on this machine, without a measurement an engine of this network, or
@@ -147,10 +132,11 @@ class NetworkExtractor:
             engine = built_engine(self.name, self._device, size, precision)
             if engine is not None:
                 return engine
-            self._expected = expected_way(self._device, precision)
-            if self._expected is not None:
+            expected = expected_way(self._device, precision)
+            if expected is not None:
                 assert isinstance(self._network, nn.Module)
-                self._identity = network_identity(self._network, self.name)
+                identity = network_identity(self._network, self.name)
+                self._build = BackgroundBuild(identity, self.name, self._config, expected, self._network.any_size)
             backend = "openvino" if precision == "int8" else "torch"
         return backend, auto_precision(backend, self._device) if precision == "auto" else precision
 

@@ -59,6 +59,7 @@ def _first_attribute(owner: Any, *paths: str) -> Any:
 class PatchTokens(nn.Module):
     """A DenseNetwork over a `transformers` vision model: image in [0, 1] → patch tokens of one block, class and register tokens dropped."""
 
+    any_size = False
     mean: torch.Tensor
     std: torch.Tensor
 

@@ -108,6 +108,7 @@ class NanoNetwork(nn.Module):
     """Images → descriptors on a grid of stride 4 px whose first cell is centred on pixel 1.5."""
 
     takes_batches = True
+    any_size = True
 
     def __init__(self, config: NanoConfig | None = None) -> None:
         super().__init__()
