@@ -72,7 +72,8 @@ class StditBlock(nn.Module):
     def _over_time(self, x: Tensor, frame_positions: Tensor | None) -> Tensor:
         """Each cell attends to the same cell in all frames; x and result (batch, frames * cells, dim)."""
         batch, num_frames = x.shape[0], self.config.num_frames
-        tracks = x.unflatten(1, (num_frames, -1)).transpose(1, 2).flatten(0, 1)
+        # Of one clip `flatten` copies nothing, and on what does not lie in rows torch's linear layers take three times as long.
+        tracks = x.unflatten(1, (num_frames, -1)).transpose(1, 2).flatten(0, 1).contiguous()
         if frame_positions is not None:
             tracks = tracks + frame_positions.to(tracks.dtype)
         return self.attn_temp(tracks).unflatten(0, (batch, -1)).transpose(1, 2).flatten(1, 2)
