@@ -40,7 +40,7 @@ def main() -> None:
     print(f"{'mesh':24s} {'case':8s} {'answered':>8s} {'5cm-5deg':>8s} {'score min/median/max':>24s} {'s/frame':>8s}")
     for number, (name, path) in enumerate(zip(names, arguments.meshes, strict=True)):
         source = open_references(str(path), ReferenceConfig(num_viewpoints=arguments.num_viewpoints))
-        pipeline = OneShotPose(OneShotPoseConfig(min_score=0.0, temporal_prior=False), features)
+        pipeline = OneShotPose(OneShotPoseConfig(temporal_prior=False), features)
         pipeline.add_object(build_database("target", source, features, OnboardingConfig()))
         for case, shown in (("present", name), ("absent", names[(number + 1) % len(names)])):
             report(name, case, [query(pipeline, shapes[shown], background, rng, case == "present") for background in backgrounds])

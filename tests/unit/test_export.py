@@ -337,3 +337,13 @@ def test_images_are_spread_over_the_source() -> None:
     found = check_images(Arguments("tiny_nano", "onnx", (48, 64), images=str(KITCHEN), num_images=3))
     assert len(found.images) == 3
     assert not np.array_equal(found.images[0], found.images[1])
+
+
+def test_an_export_that_could_not_be_compared_is_refused(tmp_path: Path) -> None:
+    extractor = small_extractor()
+    with torch.no_grad():
+        for parameter in extractor.network.parameters():  # type: ignore[attr-defined]
+            parameter.zero_()
+    with pytest.raises(WeightsError, match="torch gives nothing but zeros, with which nothing can be compared"):
+        export_network(extractor, ExportSettings("onnx", "fp32", (16, 24)), some_images, tmp_path / "out")
+    assert not list(tmp_path.iterdir())

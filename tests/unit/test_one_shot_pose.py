@@ -50,6 +50,32 @@ def test_pose_is_found_between_the_reference_views(features, databases, pose):
     assert not result.misses
 
 
+def test_an_absent_object_does_not_hold_up_one_that_is_followed(features, databases):
+    pipeline = OneShotPose(OneShotPoseConfig(search_pause_s=5), features)
+    pipeline.add_object(databases["first"])
+    pipeline.add_object(databases["second"])
+
+    def reason_at(time_s: float, texture: int = 1) -> str:
+        return pipeline.step(frame_of(texture, POSES[3], time_s)).misses[0].reason
+
+    assert "searched for every 5 s" not in reason_at(0)
+    assert "not found 1.0 s ago; searched for every 5 s" in reason_at(1)
+    assert "not found 4.0 s ago" in reason_at(4)
+    assert "searched for every 5 s" not in reason_at(6), "the pause is over"
+    assert "not found 0.5 s ago" in reason_at(6.5)
+    assert "first" in pipeline.step(frame_of(2, POSES[3], 7)).misses[0].object_name, "the followed object is searched for at once when it is lost"
+    assert pipeline.step(frame_of(2, POSES[3], 7.5)).estimates[0].object_name == "second", "without an object to follow each frame is searched"
+
+
+@pytest.mark.parametrize("settings", [{"temporal_prior": False}, {"search_pause_s": 0.0}])
+def test_each_frame_is_searched_where_frames_are_looked_at_by_themselves(features, databases, settings):
+    pipeline = OneShotPose(OneShotPoseConfig(**settings), features)
+    pipeline.add_object(databases["first"])
+    pipeline.add_object(databases["second"])
+    for time_s in (0, 1):
+        assert "searched for every" not in pipeline.step(frame_of(1, POSES[3], time_s)).misses[0].reason
+
+
 def test_absent_object_is_a_clear_miss(features, databases):
     pipeline = OneShotPose(OneShotPoseConfig(), features)
     pipeline.add_object(databases["first"])

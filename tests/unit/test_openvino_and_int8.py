@@ -47,6 +47,27 @@ def test_openvino_equals_torch(network: nn.Module, graph: Path, dtype: torch.dty
         backend.run({"image": images(1)[0]})
 
 
+@pytest.mark.parametrize(("dtype", "largest_error"), [(torch.float32, 0.0), (torch.bfloat16, 2**-8)])
+def test_descriptors_are_the_same_channels_last(graph: Path, dtype: torch.dtype, largest_error: float) -> None:
+    """In bfloat16 they are rounded to it at the end, and the steps since the last product too."""
+    image = images(1)[0]
+    plain = open_backend("openvino", graph, BackendOptions(dtype=dtype))
+    last = open_backend("openvino", graph, BackendOptions(dtype=dtype, are_descriptors=True))
+    assert last.io_spec == plain.io_spec
+    expected, found = plain.run({"image": image})["tokens"], last.run({"image": image})["tokens"]
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert compare(found, expected).max_share <= largest_error
+    assert last.run({"image": images(2)[1]})["tokens"].data_ptr() == found.data_ptr()
+
+
+def test_descriptors_of_any_size_are_in_the_order_of_the_graph(network: nn.Module, tmp_path: Path) -> None:
+    export_onnx(network, [images(1)[0], torch.rand(2, 3, 12, 16)], tmp_path / "net.onnx")
+    backend = open_backend("openvino", tmp_path / "net.onnx", BackendOptions(are_descriptors=True))
+    for shape in ((1, 3, 16, 24), (2, 3, 8, 4)):
+        image = torch.rand(*shape)
+        assert compare(backend.run({"image": image})["tokens"], network(image)).max_error < 1e-5
+
+
 def test_outputs_lie_in_the_same_memory_in_every_run(graph: Path) -> None:
     backend = open_backend("openvino", graph)
     first = backend.run({"image": images(1)[0]})["tokens"]

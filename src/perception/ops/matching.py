@@ -18,7 +18,7 @@ _TILE_QUERIES = 2048
 _TILE_REFERENCES = 8192
 # The big product only says in which groups of neighbouring rows the maximum may lie: a maximum without its position is many times
 # cheaper than argmax, above all down the columns. The few groups that are left are then compared in float32, row by row.
-_GROUP = 32
+_GROUP = 8
 _KEPT_GROUPS = {torch.float32: 2, torch.bfloat16: 8}
 # By how much a product of unit vectors in this precision may be off: a group whose maximum lies further below the best cannot hold the winner.
 _ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 0.02}
@@ -36,7 +36,8 @@ class MatcherConfig(Checked):
     max_ratio: Annotated[float, Range(0.0, 1.0)] = 1.0
     """Keep a match only if its distance is below this share of the distance to the second nearest reference (Lowe, 2004); 1 switches the test off."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the search; what it finds is compared in float32 in any case. auto: bfloat16 on processors that multiply it in hardware."""
+    """Arithmetic of the search; what it finds is compared in float32 in any case. auto: bfloat16 on GPUs, float32 on processors, where comparing what
+    bfloat16 cannot tell apart costs more than it saves (docs/benchmarks.md, matching)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ def match_descriptors(query: Tensor | NDArray, reference: Tensor | NDArray, conf
     """For each descriptor of `query` (n, dim) the most similar one of `reference` (m, dim), filtered as `config` says.
 
     Both must have unit length. The reference may be a memory-mapped float16 array: it is read and converted tile by tile. Scores are float32,
-    and of equal candidates the lowest index wins. With precision float32 the nearest neighbours are exact; with bfloat16 the best 8 groups of 32
+    and of equal candidates the lowest index wins. With precision float32 the nearest neighbours are exact; with bfloat16 the best 8 groups of 8
     are compared exactly, so that only more than 8 near ties within its resolution can hide the best. Memory does not grow with n x m.
     """
     query, reference = as_descriptors(query, "query"), as_descriptors(reference, "reference")
@@ -94,7 +95,7 @@ def as_descriptors(descriptors: Tensor | NDArray, name: str) -> Tensor:
 def _search_dtype(config: MatcherConfig, device: torch.device) -> torch.dtype:
     if config.precision != "auto":
         return torch.float32 if config.precision == "float32" else torch.bfloat16
-    return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
+    return torch.bfloat16 if device.type == "cuda" and multiplies_bfloat16(device) else torch.float32
 
 
 def _search(query: Tensor, reference: Tensor, dtype: torch.dtype, mutual: bool) -> tuple[_BestGroups, _BestGroups | None]:

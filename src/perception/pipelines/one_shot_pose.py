@@ -30,13 +30,15 @@ from perception.pipelines.pose_search import FoundPose, Guess, GuidedConfig, Que
 from perception.pipelines.shared import shared_features
 from perception.pipelines.template_search import find_templates, pyramid
 from perception.pipelines.template_selection import nearest_views, rank_views
-from perception.pipelines.temporal_prior import TemporalPrior
+from perception.pipelines.temporal_prior import Sightings
 from perception.pipelines.view_templates import Templates
 from perception.pipelines.zoomed_search import closer_look, in_whole_frame, is_like_its_views, opposite_tilt
 
 _SELECTION_DESCRIPTORS = 2_000
 _VIEWS_OF_A_GUESS = 4
 _DESCRIPTORS_OF_A_GUESS = 3_000
+_WORTH_A_SECOND_LOOK = 0.6
+"""Of the least score; what scored less at the first look is not lifted above it by another one."""
 _FINER_MAY_LOSE = 0.1
 """A second look, from where the first one ended, is more exact even where it scores a little less."""
 _GUESS_ERROR = 0.15
@@ -57,7 +59,7 @@ class AnyRollConfig(Checked):
     largest_scale: Annotated[float, Range(0.25, 4.0)] = 1.4
     """The first of them. At 1.4 the smallest object that is looked for measures about 95 px and with 4 scales the largest about 380 px; 2.8 with 6
     scales also tries objects of 50 px, at four times as many places."""
-    num_guesses: Annotated[int, Range(1, 100)] = 8
+    num_guesses: Annotated[int, Range(1, 100)] = 4
     """Places, views and rolls that are looked at closer."""
     max_turn_deg: Annotated[float, Range(0.0, 180.0, "deg")] = 20.0
     """An object that is followed is looked at closer when it is turned by more from the nearest view..."""
@@ -100,8 +102,11 @@ class OneShotPoseConfig(Checked):
     """No pose is given below this score."""
     temporal_prior: bool = True
     """Use the pose of the last frame to pick views and region; a full search follows when that fails."""
-    max_prior_age_s: Annotated[float, Range(0.0, 60.0, "s")] = 1.0
+    max_prior_age_s: Annotated[float, Range(0.0, 60.0, "s")] = 3.0
     """Older poses are not used as prior."""
+    search_pause_s: Annotated[float, Range(0.0, 600.0, "s")] = 5.0
+    """As long as another object is found in each frame, one that was searched for in vain is searched for again only after so long by the frames'
+    stamps, since a search takes as long as many frames of following. 0: in each frame."""
 
 
 class OneShotPose:
@@ -116,7 +121,7 @@ class OneShotPose:
         self.features = features or shared_features(config.features)
         self._lock = threading.Lock()
         self._objects: dict[str, ObjectDatabase] = {}
-        self._priors: dict[tuple[str, str], TemporalPrior] = {}
+        self._sightings = Sightings()
         for path in config.databases:
             self.add_object(ObjectDatabase.load(path))
 
@@ -134,7 +139,7 @@ class OneShotPose:
             )
         with self._lock:
             self._objects[database.name] = database
-            self._forget(database.name)
+            self._sightings.forget(database.name)
 
     def remove_object(self, name: str) -> None:
         """Forget an object; an unknown name is an error that lists the known ones."""
@@ -142,15 +147,12 @@ class OneShotPose:
             if name not in self._objects:
                 raise InputError(f"object {name!r} is not known; known: {', '.join(self._objects) or 'none'}")
             del self._objects[name]
-            self._forget(name)
-
-    def _forget(self, name: str) -> None:
-        self._priors = {key: prior for key, prior in self._priors.items() if key[0] != name}
+            self._sightings.forget(name)
 
     def reset(self) -> None:
         """Forget where the objects were last seen."""
         with self._lock:
-            self._priors.clear()
+            self._sightings.clear()
 
     def step(self, frame: Frame) -> PoseResult:
         """Poses of all known objects in one frame. The frame needs a camera (InputError without)."""
@@ -165,6 +167,8 @@ class OneShotPose:
         found = [self._find(database, frame, query, num_views) for database, query in zip(objects.values(), queries, strict=True)]
         estimates = tuple(item for item in found if isinstance(item, PoseEstimate))
         misses = tuple(item for item in found if isinstance(item, NoPose))
+        with self._lock:
+            self._sightings.end_of_frame(frame.source, (item.object_name for item in estimates))
         return PoseResult(frame.time_ns, frame.frame_id, estimates, misses, feature_map)
 
     def _within_region(self, frame: Frame) -> Frame:
@@ -200,8 +204,8 @@ class OneShotPose:
 
     def _find(self, database: ObjectDatabase, frame: Frame, query: Query, num_views: int) -> PoseEstimate | NoPose:
         """Near the last pose if there is one, then over all views."""
-        prior = self._priors.get((database.name, frame.source)) if self.config.temporal_prior else None
-        predicted = prior.predict(frame.time_ns, self.config.max_prior_age_s) if prior else None
+        seen_in = database.name, frame.source, frame.time_ns
+        predicted = self._sightings.predict(*seen_in, self.config.max_prior_age_s) if self.config.temporal_prior else None
         if len(query.points_px) == 0:
             return NoPose(database.name, "nothing to match: the image or the region has no texture")
         result: FoundPose | NoPose | None = None
@@ -209,17 +213,20 @@ class OneShotPose:
         if predicted is not None:
             result = self._followed(database, frame, coarse, predicted, num_views)
         if result is None or not self._is_good(result):
+            searched_s_ago = self._sightings.searched_s_ago(*seen_in) if self.config.temporal_prior else None
+            if searched_s_ago is not None and searched_s_ago < self.config.search_pause_s:
+                return NoPose(database.name, f"not found {searched_s_ago:.1f} s ago; searched for every {self.config.search_pause_s:g} s")
             result = self._search(database, query, coarse, num_views)
             if self.config.any_roll.enabled and database.templates is not None and _score(result) < self.config.any_roll.sure_score:
                 result = self._any_roll(database, database.templates, frame, result, num_views)
-        if isinstance(result, NoPose):
-            return result
-        if not self._is_good(result):
-            return self._too_low(database, result)
+        if isinstance(result, NoPose) or not self._is_good(result):
+            with self._lock:
+                self._sightings.missed(*seen_in)
+            return result if isinstance(result, NoPose) else self._too_low(database, result)
         estimate = _estimate(database, result, predicted)
         with self._lock:
             if database.name in self._objects:
-                self._priors.setdefault((database.name, frame.source), TemporalPrior()).update(frame.time_ns, estimate.camera_from_object)
+                self._sightings.found(*seen_in, estimate.camera_from_object)
         return estimate
 
     def _followed(self, database: ObjectDatabase, frame: Frame, coarse: Query, predicted: NDArray[np.float64], num_views: int) -> FoundPose | NoPose:
@@ -242,7 +249,7 @@ class OneShotPose:
             best = found if _score(found) > _score(best) else best
             if _score(best) >= config.sure_score:
                 break
-        if best is upright or not isinstance(best, FoundPose):
+        if best is upright or not isinstance(best, FoundPose) or best.score < self.config.min_score * _WORTH_A_SECOND_LOOK:
             return best
         starts = best.solution.camera_from_object, opposite_tilt(best)
         finer = max((self._closer(database, frame, start, num_views, is_followed=True) for start in starts), key=_score)
@@ -284,9 +291,7 @@ class OneShotPose:
         self, database: ObjectDatabase, query: Query, rows: torch.Tensor, coarse: Query, num_views: int, guess: Guess | None = None
     ) -> FoundPose | NoPose:
         """A first pose from all matches, then a finer one from the matches near it."""
-        # Of few descriptors the exact product is cheaper than comparing again what bfloat16 cannot tell apart.
-        matcher = self.config.matcher if guess is None else replace(self.config.matcher, precision="float32")
-        first = exhaustive(database, query, rows, matcher, self.config.solver, guess)
+        first = exhaustive(database, query, rows, self.config.matcher, self.config.solver, guess)
         if isinstance(first, NoPose):
             return first
         finer = self._guided(database, coarse, first.solution.camera_from_object, num_views, self.config.guided.radius_px)
