@@ -166,6 +166,14 @@ def test_sizes_that_lost_little_each_get_their_graphs_together_and_later_ones_so
     assert watch.after((16, 32), 0.0, picture[16, 32]) is not None
 
 
+def test_a_size_for_which_the_graph_differs_is_left_to_torch(built: list[BuiltGraph], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background_build, "MIN_COSINE", 1.1)
+    monkeypatch.setattr(background_build.subprocess, "Popen", None)
+    watch = background_build.BackgroundBuild(identity(), "tiny_nano", CONFIG, WAY, any_size=True)
+    for _ in range(3):
+        assert watch.after((64, 96), 2 * background_build.BUILD_S, IMAGE) is None
+
+
 def test_other_weights_are_another_network() -> None:
     network = extractor().network
     assert isinstance(network, torch.nn.Module)

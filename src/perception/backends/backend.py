@@ -49,13 +49,15 @@ class IoSpec:
 class BackendOptions:
     """Device, number type of the torch graph (float8_e4m3fn tells onnxruntime that its graph has such), threads of the runtime (0: its own),
     the spec of a torch module, which has none itself, and the shape of the only input where an ONNX graph leaves sides of it free: fixed before the
-    graph is made ready, they cost nothing (None: they stay free)."""
+    graph is made ready, they cost nothing (None: they stay free). are_descriptors: the only output is a map of descriptors (batch, channels, rows,
+    cols), which may be rounded to `dtype` and lie channels last in memory where that is faster."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     num_threads: int = 0
     io_spec: IoSpec | None = None
     input_shape: tuple[int, ...] | None = None
+    are_descriptors: bool = False
 
 
 class Backend(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ _DTYPES = {
     "i64": torch.int64,
     "boolean": torch.bool,
 }
+_CHANNELS_LAST, _CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 _HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
@@ -56,12 +58,17 @@ class OpenVinoBackend:
             model: Any = core.read_model(path)
             if options.input_shape is not None and model.is_dynamic():
                 model.reshape({model.inputs[0]: options.input_shape})
+            if options.are_descriptors:
+                _put_channels_last(runtime, model, rounded=options.dtype == torch.bfloat16)
             compiled: Any = core.compile_model(model, "CPU", settings)
         except Exception as error:
             # OpenVINO raises RuntimeError with a stack of its own source lines for a damaged graph.
             raise WeightsError(f"graph {path}: OpenVINO cannot load it ({_last_line(error)})") from error
-        self._path = path
-        self._spec = IoSpec(tuple(map(self._described, compiled.inputs)), tuple(map(self._described, compiled.outputs)))
+        self._path, self._is_channels_last = path, options.are_descriptors
+        outputs = tuple(map(self._described, compiled.outputs))
+        if self._is_channels_last:
+            outputs = tuple(replace(output, shape=tuple(output.shape[side] for side in _CHANNELS_FIRST)) for output in outputs)
+        self._spec = IoSpec(tuple(map(self._described, compiled.inputs)), outputs)
         self._request: Any = compiled.create_infer_request()
         self._tensor = runtime.Tensor
         self._outputs = [self._own_memory(index, tensor) for index, tensor in enumerate(self._spec.outputs)]
@@ -78,7 +85,10 @@ class OpenVinoBackend:
         if None in spec.shape:
             return None
         memory = torch.empty([int(side or 0) for side in spec.shape], dtype=spec.dtype)
-        self._request.set_output_tensor(index, self._tensor(memory.numpy(), shared_memory=True))
+        if self._is_channels_last:
+            memory = memory.to(memory_format=torch.channels_last)
+        written = memory.permute(_CHANNELS_LAST) if self._is_channels_last else memory
+        self._request.set_output_tensor(index, self._tensor(written.numpy(), shared_memory=True))
         return memory
 
     @property
@@ -95,10 +105,32 @@ class OpenVinoBackend:
 
     def _output(self, index: int) -> torch.Tensor:
         memory = self._outputs[index]
-        return torch.from_numpy(np.asarray(self._request.get_output_tensor(index).data)) if memory is None else memory
+        if memory is not None:
+            return memory
+        found = torch.from_numpy(np.asarray(self._request.get_output_tensor(index).data))
+        return found.permute(_CHANNELS_FIRST) if self._is_channels_last else found
 
     def close(self) -> None:
         self._request = None
+
+
+def _put_channels_last(runtime: Any, model: Any, rounded: bool) -> None:
+    """Let the output (batch, channels, rows, cols) be written as convolutions make it, in place, instead of reordered.
+
+    rounded: to bfloat16. OpenVINO computes all that follows the last product in float32, with conversions around; so a product with 1 is the last.
+    """
+    operations = runtime.opset13
+    for result in model.get_results():
+        output = result.input_value(0)
+        names, channels = output.get_names(), output.get_partial_shape()[1].get_length()
+        output.set_names(set())
+        if rounded:
+            ones = operations.constant(np.ones((channels, 1, 1, 1, 1), np.float32))
+            output = operations.group_convolution(output, ones, [1, 1], [0, 0], [0, 0], [1, 1]).output(0)
+        output = operations.transpose(output, operations.constant(np.array(_CHANNELS_LAST))).output(0)
+        output.set_names(names)
+        result.input(0).replace_source_output(output)
+    model.validate_nodes_and_infer_types()
 
 
 def _last_line(error: Exception) -> str:

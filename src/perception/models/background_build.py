@@ -28,14 +28,23 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from perception.backends.backend import Backend, BackendOptions, open_backend
+from perception.backends.backend import Backend
 from perception.backends.engine_folder import read_record, sha256_of
 from perception.backends.machine import processor, this_machine
 from perception.backends.onnx_export import compare
 from perception.core.config import from_mapping
 from perception.core.errors import PerceptionError, WeightsError
 from perception.models.extractor import ExtractorConfig
-from perception.models.graph_backends import DTYPES, ENGINE_BACKENDS, ENGINE_PRECISIONS, GraphCase, engine_folder_path, graph_path, open_case, why_not
+from perception.models.graph_backends import (
+    ENGINE_BACKENDS,
+    ENGINE_PRECISIONS,
+    GraphCase,
+    engine_folder_path,
+    graph_path,
+    open_case,
+    open_graph,
+    why_not,
+)
 from perception.models.measurements import MIN_COSINE
 from perception.models.open_graphs import Size
 from perception.models.weights import cache_dir
@@ -146,8 +155,7 @@ class BackgroundBuild:
             if not built.min_cosine >= MIN_COSINE:
                 _LOG.info("%s: %s differs from float32 by more than a cosine of %s for %dx%d px", self._name, self.title, MIN_COSINE, *size[::-1])
                 return None
-            options = BackendOptions(dtype=DTYPES[built.precision], num_threads=torch.get_num_threads(), input_shape=(1, 3, *size))
-            backend = open_backend(built.backend, Path(built.graph), options)
+            backend = open_graph(Path(built.graph), GraphCase(built.backend, built.precision, *size), torch.device("cpu"))
             self.is_used = True
             return backend
         except (OSError, PerceptionError) as error:
@@ -165,6 +173,7 @@ class BackgroundBuild:
         backend = self.opened(size)
         if backend is not None:
             _LOG.info("%s: runs on %s from now on for %dx%d px", self._name, self.title, *size[::-1])
+        if size in self._decided:
             return backend
         waiting = self._waiting.setdefault(size, _Waiting(image))
         waiting.image = image
@@ -196,7 +205,7 @@ class BackgroundBuild:
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen([sys.executable, "-m", __name__, str(folder)], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         except OSError as error:
-            self._decided.update(sizes)
+            self._give_up(sizes)
             _LOG.warning("%s: no graph can be made in the background (%s); torch goes on", self._name, error)
 
     def _end(self, status: int) -> None:
@@ -205,10 +214,15 @@ class BackgroundBuild:
             lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
             reason = lines[-1][:300] if lines else f"exit status {status}"
             _LOG.warning("%s: %s was not made (%s); torch goes on", self._name, self.title, reason)
-            self._decided.update(size for size in self._asked if not _record_path(_key(self._identity, self.way, size)).is_file())
+            self._give_up(size for size in self._asked if not _record_path(_key(self._identity, self.way, size)).is_file())
         for size in self._asked:
             self._waiting.pop(size, None)
         self._process = None
+
+    def _give_up(self, sizes: Iterable[Size]) -> None:
+        for size in sizes:
+            self._decided.add(size)
+            self._waiting.pop(size, None)
 
 
 def read_built(path: Path) -> BuiltGraph | None:

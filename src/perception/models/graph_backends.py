@@ -162,9 +162,15 @@ def open_case(network: nn.Module, name: str, case: GraphCase, device: torch.devi
         read_quantised(path)
     else:
         path = graph_path(network, name, case)
-    inner = auto_precision(case.backend, device) if case.precision == "int8" else case.precision
+    return open_graph(path, case, device)
+
+
+def open_graph(path: Path, case: GraphCase, device: torch.device) -> Backend:
+    """An exported graph of a dense network, plain or int8, for the images of a case."""
+    dtype = DTYPES[auto_precision(case.backend, device) if case.precision == "int8" else case.precision]
     shape = (case.batch, 3, case.height, case.width)
-    return open_backend(case.backend, path, BackendOptions(device, DTYPES[inner], num_threads=torch.get_num_threads(), input_shape=shape))
+    options = BackendOptions(device, dtype, num_threads=torch.get_num_threads(), input_shape=shape, are_descriptors=True)
+    return open_backend(case.backend, path, options)
 
 
 def _spec(network: Any, case: GraphCase) -> IoSpec:
