@@ -6,13 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from perception.models.cotracker3 import CoTracker3Config
 from perception.models.dust3r import tiny as tiny_dust3r
 from perception.models.graph_part import GraphPart
 from perception.models.jog3r import tiny as tiny_jog3r
-from perception.models.network_graphs import network_parts
+from perception.models.network_graphs import fill_zeros, network_parts
 from perception.models.networks import create_network
 from perception.models.pi3 import Pi3Config
 from perception.models.pi3.config import BackboneConfig
@@ -40,9 +39,7 @@ def parts_of(case: str) -> tuple[GraphPart, ...]:
     name, config, size, _ = NETWORKS_AND_SIZES[case]
     torch.manual_seed(0)
     network = create_network(name, config)
-    for parameter in network.parameters():
-        if not parameter.any():
-            nn.init.normal_(parameter, std=0.1)  # what starts at zero would hide what comes before it
+    fill_zeros(network)
     return network_parts(name, network, size, case)
 
 

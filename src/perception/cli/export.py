@@ -30,7 +30,7 @@ from perception.models.export import CALIBRATED, CheckImages, ExportSettings, ch
 from perception.models.extractor import ExtractorConfig
 from perception.models.graph_part import GraphPart, extractor_part
 from perception.models.network_extractor import NetworkExtractor
-from perception.models.network_graphs import GRAPHS, network_parts
+from perception.models.network_graphs import GRAPHS, fill_zeros, network_parts
 from perception.models.networks import create_network, network_spec
 from perception.models.registry import create_extractor, network_names
 from perception.models.weights import file_sha256
@@ -105,6 +105,8 @@ def _parts(arguments: Arguments, settings: ExportSettings) -> tuple[GraphPart, .
         raise ConfigError(f"model = {arguments.model!r}: must be one of {', '.join((*network_names(), *GRAPHS))}")
     torch.manual_seed(0)  # without weights the same network each time
     network = create_network(arguments.model, arguments.config or None, arguments.weights or None)
+    if not arguments.weights:
+        fill_zeros(network)
     return network_parts(arguments.model, network, settings.image_size, _title(arguments))
 
 

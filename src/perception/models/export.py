@@ -177,6 +177,8 @@ class _Export:
             if len(found) >= _FEWEST_COMPARED and time.perf_counter() - begin > _COMPARED_S:
                 break
             found.append(self.part.run(self.part.module, inputs))
+        if not any(value.any() for outputs in found for value in outputs.values()):
+            raise WeightsError(f"export of {self.part.model}: torch gives nothing but zeros, with which nothing can be compared; give other --images")
         return found
 
     @property

@@ -25,6 +25,7 @@ _MAX_POINTS = 1024
 _NUM_POINTS_COMPARED = 8
 _LATENT_STRIDE_PX = 8
 _COTRACKER_STRIDE_PX = 16
+_FILLED_STD = 0.02
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -48,6 +49,14 @@ def network_parts(name: str, network: Any, image_size: tuple[int, int], title: s
     if name not in GRAPHS:
         raise unknown_name("model", name, GRAPHS)
     return GRAPHS[name](network.eval().requires_grad_(False), image_size, title)
+
+
+def fill_zeros(network: nn.Module) -> None:
+    """Draw the parameters that start at zero, which would hide what comes before them from a comparison: a new STDiT predicts 0 whatever it sees."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                nn.init.normal_(parameter, std=_FILLED_STD)
 
 
 def _clips(images: Sequence[Tensor], rows: int) -> list[Run]:
