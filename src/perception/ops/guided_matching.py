@@ -55,9 +55,14 @@ def beats_the_rest(
     descriptors at others_px (m, 2).
     """
     kept = torch.zeros(len(targets), dtype=torch.bool)
+    others, others_px = others.float(), others_px.float()
+    # |a - b|^2 = |a|^2 - 2 a.b + |b|^2 as one product, which is several times as fast as torch.cdist for points in a plane.
+    lifted = torch.cat([-2 * others_px, torch.ones(len(others_px), 1), others_px.square().sum(1, keepdim=True)], dim=1)
     for first in range(0, len(targets), _TARGETS_AT_ONCE):
         part = slice(first, first + _TARGETS_AT_ONCE)
-        similarity = targets[part].float() @ others.float().T
-        similarity.masked_fill_(torch.cdist(points_px[part].float(), others_px.float()) <= exclusion_px, -1.0)
+        similarity = targets[part].float() @ others.T
+        points = points_px[part].float()
+        squared = torch.cat([points, points.square().sum(1, keepdim=True), torch.ones(len(points), 1)], dim=1) @ lifted.T
+        similarity.masked_fill_(squared <= exclusion_px**2, -1.0)
         kept[part] = similarity.amax(dim=1) < scores[part]
     return kept

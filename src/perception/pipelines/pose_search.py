@@ -36,7 +36,9 @@ class GuidedConfig(Checked):
     """Search near a first pose."""
 
     max_points: Annotated[int, Range(100, 1_000_000)] = 4_000
-    """Points of the object that are looked for."""
+    """Points of the object that are looked for within `radius_px`."""
+    max_prior_points: Annotated[int, Range(100, 1_000_000)] = 1_000
+    """The same within `prior_radius_px`, where each costs several times as much and only a rough pose is wanted."""
     radius_px: Annotated[float, Range(1.0, 500.0, "px")] = 12.0
     """How far from its projection a point is looked for."""
     prior_radius_px: Annotated[float, Range(1.0, 500.0, "px")] = 28.0
@@ -118,7 +120,7 @@ def guided(
 ) -> FoundPose | NoPose:
     """Look for points of the views nearest to a first pose around their projections; a match must beat the rest of the frame."""
     rows = database.rows_of(nearest_views(database, torch.from_numpy(camera_from_object), num_views))
-    rows = evenly_thinned(rows, config.max_points)
+    rows = evenly_thinned(rows, config.max_points if radius_px <= config.radius_px else config.max_prior_points)
     expected_px, facing = _expected(database, rows, camera_from_object, query)
     rows, expected_px = rows[facing], expected_px[facing]
     features = query.features
