@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -185,8 +186,9 @@ def test_other_weights_are_another_network() -> None:
         build(CONFIG, WAY, "another", [IMAGE])
 
 
-def test_a_build_that_fails_is_said_once_and_torch_goes_on(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_build_that_fails_is_said_once_and_torch_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(background_build, "BUILD_S", 0.0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(background_build, "__name__", "perception.no_such_module")
     made = extractor()
     deadline = time.monotonic() + 30
@@ -195,6 +197,7 @@ def test_a_build_that_fails_is_said_once_and_torch_goes_on(monkeypatch: pytest.M
     assert "openvino float32 was not made" in caplog.text
     assert "No module named perception.no_such_module" in caplog.text
     assert made.runs_on.startswith("torch ")
+    assert not list(tmp_path.iterdir()), "the folder of the job is removed"
 
 
 @pytest.mark.slow
@@ -205,6 +208,9 @@ def test_a_process_in_the_background_takes_over(tmp_path: Path, monkeypatch: pyt
     write_nano(tmp_path / "tiny.safetensors", network.config, network.state_dict())
     made = create_extractor(DenseFeaturesConfig(extractor="tiny_nano", weights=str(tmp_path / "tiny.safetensors"), device="cpu"))  # as pipelines do
     assert isinstance(made, NetworkExtractor)
+    jobs = tmp_path / "jobs"
+    jobs.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(jobs))
     deadline = time.monotonic() + 120
     with caplog.at_level(logging.INFO):
         expected, _ = made.extract(IMAGE)
@@ -215,6 +221,9 @@ def test_a_process_in_the_background_takes_over(tmp_path: Path, monkeypatch: pyt
     assert "making its graph in the background" in caplog.text
     found, _ = made.extract(IMAGE)
     assert float(torch.cosine_similarity(found, expected, dim=0).min()) > 0.998
+    while list(jobs.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not list(jobs.iterdir()), "the folder of the job is removed"
 
 
 def test_exact_engines_are_found_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import importlib.util
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -215,6 +216,7 @@ class BackgroundBuild:
             reason = lines[-1][:300] if lines else f"exit status {status}"
             _LOG.warning("%s: %s was not made (%s); torch goes on", self._name, self.title, reason)
             self._give_up(size for size in self._asked if not _record_path(_key(self._identity, self.way, size)).is_file())
+            shutil.rmtree(self._log.parent, ignore_errors=True)
         for size in self._asked:
             self._waiting.pop(size, None)
         self._process = None
@@ -297,6 +299,8 @@ def main(folder: Path) -> int:
     except PerceptionError as error:
         print(error, file=sys.stderr)
         return 1
+    # Here and not by who waits for it, who may have ended meanwhile; an error is read from the folder first.
+    shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 

@@ -154,8 +154,8 @@ def nano_mef() -> NanoMefRecipe:
     """All weights of nano on pairs of views of objects drawn from seeds, its batch norms folded and thereby frozen.
 
     Unlike MEF: positives within 3 px, since views are 320 px instead of 1120 and MEF's threshold is less than one of their pixels; fewer points, as
-    views of this size hardly have more; a softer SmoothAP, a larger learning rate and a running mean of the weights. These three are those of the one
-    trial whose APE kept falling for 200 steps; single short runs do not tell them apart from their neighbours.
+    views of this size hardly have more; a softer SmoothAP, a larger learning rate and a running mean of the weights. These three are those of a run
+    whose APE on unseen meshes kept falling for 2,000 steps (docs/benchmarks.md); short runs do not tell them apart from their neighbours.
     """
     recipe = mef_code()
     views = (f"views.size_px={_MEF_SIDE_PX}", "views.num_threads=1")
@@ -163,8 +163,8 @@ def nano_mef() -> NanoMefRecipe:
     sources = (PairSource(data_set="primitives", path=".", options=("num_objects=512", *views)),)
     pairs = replace(recipe.pairs, sources=sources, augmentation=augmentation, points=replace(recipe.pairs.points, num_points=1000))
     network = MefNetworkConfig(extractor="nano", train="everything", lora_rank=0, num_convs=0, conv_start="identity")
-    optimiser = replace(recipe.train.optimiser, learning_rate=3e-4)
-    train = replace(recipe.train, steps=2000, optimiser=optimiser, ema_decay=0.98, precision="auto", num_workers=0, checkpoint_every=100, keep=1)
+    optimiser = replace(recipe.train.optimiser, learning_rate=1e-3)
+    train = replace(recipe.train, steps=2000, optimiser=optimiser, ema_decay=0.99, precision="auto", num_workers=0, checkpoint_every=100, keep=1)
     matching = CorrespondenceConfig(point_stride_px=16, search_stride_px=4)
     held_out = HeldOutConfig(sources=(PairSource(data_set="mesh_views", options=views),), num_views=12, matching=matching)
     loss = replace(recipe.loss, positive_below=0.015, temperature=0.05)
