@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from perception.backends import onnx_export
 from perception.backends.backend import BackendOptions, IoSpec, TensorSpec, open_backend
-from perception.backends.onnx_export import compare, cosines, export_key, export_onnx
+from perception.backends.onnx_export import compare, cosines, export_key, export_onnx, graph_files
 from perception.core.errors import ConfigError, InputError, WeightsError
 from perception.models.extractor import ExtractorConfig
 from perception.models.registry import create_extractor
@@ -65,6 +66,22 @@ def test_one_graph_for_all_sizes_is_fixed_when_it_is_opened(name: str, module: n
         assert compare(backend.run({"image": image})["tokens"], module(image)).max_error < 1e-5
         with pytest.raises(InputError, match="must be image"):
             backend.run({"image": example})
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_weights_that_are_too_large_for_a_graph_lie_beside_it(
+    name: str, example: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_export, "_LARGEST_FILE_BYTES", 0)
+    module = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 32, 3)).eval()
+    path = tmp_path / "large.onnx"
+    export_onnx(module, [example], path)
+    assert [file.name for file in graph_files(path)] == ["large.onnx", "large.onnx.data"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["large.onnx", "large.onnx.data"]
+    backend = open_backend(name, path, BackendOptions())
+    with torch.inference_mode():
+        assert compare(backend.run({"image": example})["tokens"], module(example)).max_error < 1e-5
+    backend.close()
 
 
 @pytest.mark.parametrize("bakes", ["a number", "a shape"])

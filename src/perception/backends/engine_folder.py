@@ -86,12 +86,13 @@ class EngineRecord:
     format: int = FORMAT
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file."""
+def sha256_of(*paths: Path) -> str:
+    """SHA-256 of a file, or of several one after another."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
     return digest.hexdigest()
 
 

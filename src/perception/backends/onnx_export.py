@@ -151,8 +151,15 @@ def export_onnx(module: nn.Module, examples: Sequence[torch.Tensor], path: Path)
         if len(examples) > 1:
             _free_sides(partial, [index for index, sides in enumerate(zip(*(e.shape for e in examples), strict=True)) if len(set(sides)) > 1])
         agreement = combined([_agreement(module, example, partial, path) for example in examples])
-        os.replace(partial, path)
+        # The graph last: where it is, its weights are.
+        for written in reversed(graph_files(partial)):
+            os.replace(written, path.with_name(written.name))
     return agreement
+
+
+def graph_files(path: Path) -> list[Path]:
+    """A graph and the file of its weights, where they lie beside it."""
+    return [file for file in (path, path.with_name(f"{path.name}.data")) if file.is_file()]
 
 
 def _agreement(module: nn.Module, example: torch.Tensor, graph: Path, path: Path) -> Agreement:

@@ -32,7 +32,7 @@ from torch import nn
 from perception.backends.backend import Backend
 from perception.backends.engine_folder import read_record, sha256_of
 from perception.backends.machine import processor, this_machine
-from perception.backends.onnx_export import compare
+from perception.backends.onnx_export import compare, graph_files
 from perception.core.config import from_mapping
 from perception.core.errors import PerceptionError, WeightsError
 from perception.models.extractor import ExtractorConfig
@@ -149,7 +149,7 @@ class BackgroundBuild:
         if built is None:
             return None
         try:
-            if sha256_of(Path(built.graph)) != built.sha256:
+            if sha256_of(*graph_files(Path(built.graph))) != built.sha256:
                 raise WeightsError(f"graph {built.graph}: was changed since it was made; not loaded")
             self._decided.add(size)
             self._waiting.pop(size, None)
@@ -285,7 +285,7 @@ def _built(network: Any, name: str, case: GraphCase, image: NDArray[np.uint8]) -
         agreement = compare(backend.run({"image": pixels})["tokens"], network(pixels))
     backend.close()
     path = graph_path(network, name, case)
-    return BuiltGraph(str(path), sha256_of(path), case.backend, case.precision, agreement.min_cosine, agreement.mean_cosine)
+    return BuiltGraph(str(path), sha256_of(*graph_files(path)), case.backend, case.precision, agreement.min_cosine, agreement.mean_cosine)
 
 
 def main(folder: Path) -> int:
