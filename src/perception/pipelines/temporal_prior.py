@@ -1,4 +1,4 @@
-"""What earlier frames of a stream say of the next one: where objects should be now (constant velocity in the camera frame), and which were missing."""
+"""What earlier frames say of the next one: where objects should be now (constant velocity in the camera frame), and which were missing."""
 
 from __future__ import annotations
 
