@@ -59,7 +59,7 @@ class AnyRollConfig(Checked):
     largest_scale: Annotated[float, Range(0.25, 4.0)] = 1.4
     """The first of them. At 1.4 the smallest object that is looked for measures about 95 px and with 4 scales the largest about 380 px; 2.8 with 6
     scales also tries objects of 50 px, at four times as many places."""
-    num_guesses: Annotated[int, Range(1, 100)] = 4
+    num_guesses: Annotated[int, Range(1, 100)] = 6
     """Places, views and rolls that are looked at closer."""
     max_turn_deg: Annotated[float, Range(0.0, 180.0, "deg")] = 20.0
     """An object that is followed is looked at closer when it is turned by more from the nearest view..."""
