@@ -37,7 +37,7 @@ class GuidedConfig(Checked):
 
     max_points: Annotated[int, Range(100, 1_000_000)] = 4_000
     """Points of the object that are looked for within `radius_px`."""
-    max_prior_points: Annotated[int, Range(100, 1_000_000)] = 1_000
+    max_prior_points: Annotated[int, Range(100, 1_000_000)] = 2_000
     """The same within `prior_radius_px`, where each costs several times as much and only a rough pose is wanted."""
     radius_px: Annotated[float, Range(1.0, 500.0, "px")] = 12.0
     """How far from its projection a point is looked for."""
