@@ -2,11 +2,12 @@
 
 import hashlib
 import logging
-import multiprocessing
 import os
-import signal
+import subprocess
+import sys
 import time
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from perception_training.data.frame_sampling import FrameSamplingConfig
 from perception_training.data.loading import LoaderConfig, make_loader
 from perception_training.data.mixture import Mixture, MixtureConfig, Source
 
+ROOT = Path(__file__).parents[2]
 COLOUR = ColourConfig(jitter_probability=0.5, noise_probability=0.5)
 AUGMENTATION = AugmentationConfig(height=24, width=32, crop="random", crop_min_share=0.5, flip_probability=0.5, colour=COLOUR)
 
@@ -75,14 +77,15 @@ def _write_digests(path):
 
 def test_a_killed_run_with_two_workers_continues_with_identical_samples(tmp_path, truth):
     path = tmp_path / "digests.txt"
-    run = multiprocessing.get_context("spawn").Process(target=_write_digests, args=(path,))
-    run.start()
-    for _ in range(500):
+    program = f"from tests.training.test_loading import _write_digests\nif __name__ == '__main__':\n    _write_digests({str(path)!r})\n"
+    (tmp_path / "run.py").write_text(program)
+    run = subprocess.Popen([sys.executable, tmp_path / "run.py"], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    for _ in range(1000):
         time.sleep(0.02)
         if path.exists() and path.read_text().count("\n") >= 3:
             break
-    os.kill(run.pid, signal.SIGKILL)
-    run.join()
+    run.kill()
+    run.wait()
     seen = [line for line in path.read_text().splitlines() if len(line) == 64]
     assert 3 <= len(seen) < 8
     assert seen == truth[: len(seen)]
