@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
 
 import cv2
@@ -21,6 +24,15 @@ def worker_context(*modules: str) -> ForkServerContext:
 
 
 def one_thread_each(*_: object) -> None:
-    """Called in each worker as it starts: workers share the cores out among them."""
+    """Called in each worker as it starts: workers share the cores out among them, and end with the process that they work for."""
+    threading.Thread(target=_end_with_the_owner, daemon=True).start()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+
+
+def _end_with_the_owner() -> None:
+    """A process that is killed cannot end its workers: their parent, the server, waits for them, and they would wait for it."""
+    owner = multiprocessing.parent_process()
+    if owner is not None:
+        wait([owner.sentinel])
+        os._exit(1)
