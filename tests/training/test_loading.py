@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from tests.support.miniatures.numbered import MiniatureDataset, MiniatureOptions
 
@@ -84,8 +85,14 @@ def test_a_killed_run_with_two_workers_continues_with_identical_samples(tmp_path
         time.sleep(0.02)
         if path.exists() and path.read_text().count("\n") >= 3:
             break
+    others = psutil.Process(run.pid).children(recursive=True)
     run.kill()
     run.wait()
+    _, left = psutil.wait_procs(others, timeout=20)
+    for process in left:
+        process.kill()
+    assert len(others) >= 3, "a server and two workers"
+    assert not left, "what worked for a killed run ends by itself"
     seen = [line for line in path.read_text().splitlines() if len(line) == 64]
     assert 3 <= len(seen) < 8
     assert seen == truth[: len(seen)]

@@ -19,7 +19,7 @@ from perception.core.errors import InputError, PerceptionError
 from perception_training.data.decoder_messages import decoder_complaints
 from perception_training.data.sample import Sample, check_pose
 from perception_training.data.sequences import Dataset, FrameSequence
-from perception_training.data.worker_processes import one_thread_each, worker_context
+from perception_training.data.worker_processes import begin_worker, worker_context
 
 FIELDS = ("intrinsics", "pose", "depth", "masks", "normals", "tracks", "objects", "text", "times")
 """What a frame may have, as `FrameCounts.present` counts it."""
@@ -291,7 +291,7 @@ def _start_worker(kind: type[Dataset], root: Path, options: Checked) -> None:
     global _worker_walker  # a process pool hands its tasks to plain functions, so the walker must be reachable from one
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's business
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    one_thread_each()
+    begin_worker()
     _worker_walker = _Walker(kind(root, options))
 
 

@@ -19,7 +19,7 @@ from perception.core.config import Checked, Range
 from perception.core.errors import ConfigError, PerceptionError
 from perception_training.data.collation import Batch, collate
 from perception_training.data.mixture import Mixture, Skipped
-from perception_training.data.worker_processes import one_thread_each, worker_context
+from perception_training.data.worker_processes import begin_worker, worker_context
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Loader:
             collate_fn=_as_is,
             pin_memory=config.pin_memory,
             prefetch_factor=config.prefetch if has_workers else None,
-            worker_init_fn=one_thread_each if has_workers else None,
+            worker_init_fn=begin_worker if has_workers else None,
             multiprocessing_context=worker_context(__name__) if has_workers else None,
         )
         for delivery in loader:

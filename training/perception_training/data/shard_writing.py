@@ -21,7 +21,7 @@ from perception_training.data.frame_coding import CodingConfig
 from perception_training.data.sample import Sample
 from perception_training.data.sequences import Dataset
 from perception_training.data.shards import FORMAT, HEADER_BYTES, LIST_FILE, VERSION, EncodedClip, encode_clip, encode_sample, padded
-from perception_training.data.worker_processes import one_thread_each, worker_context
+from perception_training.data.worker_processes import begin_worker, worker_context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +251,7 @@ def _encoded(dataset: Dataset, names: tuple[str, ...], config: ShardConfig, num_
             yield encode_sequence(dataset, name, config)
         return
     waiting: deque[Future] = deque()
-    with ProcessPoolExecutor(num_workers, worker_context(__name__), one_thread_each) as pool:
+    with ProcessPoolExecutor(num_workers, worker_context(__name__), begin_worker) as pool:
         try:
             for name in names:
                 waiting.append(pool.submit(encode_sequence, dataset, name, config))

@@ -23,7 +23,7 @@ def worker_context(*modules: str) -> ForkServerContext:
     return context
 
 
-def one_thread_each(*_: object) -> None:
+def begin_worker(*_: object) -> None:
     """Called in each worker as it starts: workers share the cores out among them, and end with the process that they work for."""
     threading.Thread(target=_end_with_the_owner, daemon=True).start()
     cv2.setNumThreads(1)
