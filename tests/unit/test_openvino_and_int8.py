@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,24 @@ def test_outputs_lie_in_the_same_memory_in_every_run(graph: Path) -> None:
     backend = open_backend("openvino", graph)
     first = backend.run({"image": images(1)[0]})["tokens"]
     assert backend.run({"image": images(2)[1]})["tokens"].data_ptr() == first.data_ptr()
+
+
+SIGNALLED = """
+import os, signal, sys
+from pathlib import Path
+from perception.backends.backend import open_backend
+first, second = (open_backend("openvino", Path(sys.argv[1])) for _ in range(2))
+del first
+del second
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_a_process_that_closed_its_graphs_still_handles_signals(graph: Path) -> None:
+    """As one that is interrupted, or whose child ends, must."""
+    run = subprocess.run([sys.executable, "-c", SIGNALLED, str(graph)], capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout) == (0, "handled\n"), run.stderr
 
 
 def test_what_openvino_cannot_run_is_named(graph: Path, tmp_path: Path) -> None:

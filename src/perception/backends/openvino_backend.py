@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,16 @@ def _runtime() -> Any:
     return openvino
 
 
+@cache
+def _core() -> Any:
+    """The one core of the process, which never ends.
+
+    Each core gives its thread a stack for signals and takes its memory back when it ends, also when it ends in another thread or after a younger
+    one has begun. The thread's next signal that Python handles, such as the end of a child process or Ctrl-C, then ends the process with SIGSEGV.
+    """
+    return _runtime().Core()
+
+
 class OpenVinoBackend:
     """Runs a graph on the CPU. `options.dtype` is the number type inside; inputs and outputs have the types of the graph.
 
@@ -54,7 +65,7 @@ class OpenVinoBackend:
         if options.num_threads:
             settings["INFERENCE_NUM_THREADS"] = str(options.num_threads)
         try:
-            core = runtime.Core()
+            core = _core()
             model: Any = core.read_model(path)
             if options.input_shape is not None and model.is_dynamic():
                 model.reshape({model.inputs[0]: options.input_shape})
