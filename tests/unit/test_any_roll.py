@@ -1,8 +1,9 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import cv2
 import numpy as np
 import pytest
+from safetensors import safe_open
 from tests.support.textured_plane import CAMERA, random_texture, reference_views, render_plane, view_pose
 
 from perception.core.types import Camera, Frame
@@ -10,6 +11,7 @@ from perception.geometry import se3
 from perception.geometry.camera import project
 from perception.pipelines.dense_features import DenseFeatures, DenseFeaturesConfig
 from perception.pipelines.object_database import ObjectDatabase
+from perception.pipelines.object_keypoints import ObjectKeypoints
 from perception.pipelines.onboarding import OnboardingConfig, build_database
 from perception.pipelines.one_shot_pose import AnyRollConfig, OneShotPose, OneShotPoseConfig
 from perception.pipelines.view_templates import Templates
@@ -84,18 +86,27 @@ def test_a_turned_object_is_followed(features, database):
     assert pipeline.features is features
 
 
-def test_templates_are_kept_with_the_database(database, tmp_path):
-    read = ObjectDatabase.load(database.save(tmp_path / "square.safetensors"))
-    assert database.templates is not None
-    assert read.templates is not None
-    for item in fields(Templates):
-        np.testing.assert_array_equal(getattr(read.templates, item.name), getattr(database.templates, item.name))
+@pytest.mark.parametrize("version", [4, 5])
+def test_templates_and_keypoints_are_kept_with_the_database(database, tmp_path, version):
+    """Version 4 had no keypoints."""
+    assert database.keypoints is not None
+    kept = database if version == 5 else replace(database, keypoints=None)
+    path = kept.save(tmp_path / "square.safetensors")
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata()["version"] == str(version)
+    read = ObjectDatabase.load(path)
+    assert (read.keypoints is None) == (version == 4)
+    for part in (Templates, ObjectKeypoints) if version == 5 else (Templates,):
+        name = "templates" if part is Templates else "keypoints"
+        for item in fields(part):
+            np.testing.assert_array_equal(getattr(getattr(read, name), item.name), getattr(getattr(kept, name), item.name))
 
 
-def test_views_without_mask_and_no_rolls_make_no_templates(features, tmp_path):
+def test_no_rolls_make_neither_templates_nor_keypoints(features, tmp_path):
     views = reference_views(random_texture(1), VIEWS[:1])
     plain = build_database("square", views, features, OnboardingConfig(num_rolls=0))
     assert plain.templates is None
+    assert plain.keypoints is None
     assert ObjectDatabase.load(plain.save(tmp_path / "plain.safetensors")).templates is None
 
 

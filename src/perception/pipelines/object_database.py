@@ -10,7 +10,8 @@ Version 2 is for objects with an adapter of their own (`adaptation`): the header
 `adapter_sha256`. Who matches frames with such a database needs `adapted` maps.
 
 Version 4 is for objects with templates (`view_templates`), with or without adapter: further tensors, the fields of `Templates` with `template_`
-before their names. Version 3 had templates of another kind and is not read.
+before their names. Version 3 had templates of another kind and is not read. Version 5 also holds keypoints (`object_keypoints`): the fields of
+`ObjectKeypoints` with `keypoint_` before their names.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -33,14 +34,16 @@ from perception.core.errors import InputError
 from perception.core.types import FeatureMap
 from perception.models.adapter import Adapter, MapAdapter, read_adapter, write_adapter
 from perception.models.weights import file_sha256
+from perception.pipelines.object_keypoints import ObjectKeypoints
 from perception.pipelines.view_templates import Templates
 
 FORMAT = "perception object database"
-VERSION, VERSION_WITH_ADAPTER, VERSION_WITH_TEMPLATES = 1, 2, 4
-_READ = (VERSION, VERSION_WITH_ADAPTER, VERSION_WITH_TEMPLATES)
-_TEMPLATE_PREFIX = "template_"
+VERSION, VERSION_WITH_ADAPTER, VERSION_WITH_TEMPLATES, VERSION_WITH_KEYPOINTS = 1, 2, 4, 5
+_READ = (VERSION, VERSION_WITH_ADAPTER, VERSION_WITH_TEMPLATES, VERSION_WITH_KEYPOINTS)
+_TEMPLATE_PREFIX, _KEYPOINT_PREFIX = "template_", "keypoint_"
 _ADAPTER_SUFFIX = ".adapter.safetensors"
 _TENSORS = ("descriptors", "points", "normals", "view_starts", "camera_from_object", "vocabulary", "view_words", "symmetries", "bounds")
+_Part = TypeVar("_Part", Templates, ObjectKeypoints)
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
@@ -56,7 +59,7 @@ def checked_object_name(name: str) -> str:
 @dataclass(frozen=True, eq=False)
 class ObjectDatabase:
     """See the module's text for shapes. `provenance` says from what and how it was made; `adapter` is what its descriptors were made with beside the
-    extractor; without `templates` the object is only found about as it stands in its views."""
+    extractor; without `templates` the object is only found about as it stands in its views; `keypoints` come with templates only."""
 
     name: str
     extractor: str
@@ -72,6 +75,7 @@ class ObjectDatabase:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     adapter: Adapter | None = None
     templates: Templates | None = None
+    keypoints: ObjectKeypoints | None = None
 
     def __post_init__(self) -> None:
         checked_object_name(self.name)
@@ -115,9 +119,13 @@ class ObjectDatabase:
         path.parent.mkdir(parents=True, exist_ok=True)
         adapter = {} if self.adapter is None else _adapter_record(write_adapter(adapter_path(path), self.adapter))
         tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
+        version = VERSION_WITH_ADAPTER if adapter else VERSION
         if self.templates is not None:
             tensors |= {_TEMPLATE_PREFIX + item.name: getattr(self.templates, item.name).contiguous() for item in fields(Templates)}
-        version = VERSION_WITH_TEMPLATES if self.templates is not None else VERSION_WITH_ADAPTER if adapter else VERSION
+            version = VERSION_WITH_TEMPLATES
+            if self.keypoints is not None:
+                tensors |= {_KEYPOINT_PREFIX + item.name: getattr(self.keypoints, item.name).contiguous() for item in fields(ObjectKeypoints)}
+                version = VERSION_WITH_KEYPOINTS
         metadata = {
             "format": FORMAT,
             "version": str(version),
@@ -151,18 +159,34 @@ class ObjectDatabase:
                         f"{path}: made by format version {metadata.get('version')}; this release reads {', '.join(map(str, _READ))}: "
                         "onboard the object again"
                     )
-                tensors = {name: file.get_tensor(name) for name in _TENSORS}
-                if metadata["version"] == str(VERSION_WITH_TEMPLATES):
-                    tensors |= {name: file.get_tensor(name) for name in (_TEMPLATE_PREFIX + item.name for item in fields(Templates))}
+                tensors = {name: file.get_tensor(name) for name in (*_TENSORS, *_names_of_parts(int(metadata["version"])))}
         except (SafetensorError, OSError) as error:
             raise InputError(f"object database {path}: cannot be read ({error}); it is damaged or not a safetensors file") from error
         if verify and _digest(tensors) != metadata["sha256"]:
             raise InputError(f"object database {path}: content does not match its recorded hash; the file is damaged: onboard the object again")
         adapter = _read_recorded_adapter(path, metadata)
-        names = {item.name: _TEMPLATE_PREFIX + item.name for item in fields(Templates) if _TEMPLATE_PREFIX + item.name in tensors}
-        templates = Templates(**{name: tensors.pop(stored) for name, stored in names.items()}) if names else None
-        provenance = json.loads(metadata["provenance"])
-        return cls(name=metadata["name"], extractor=metadata["extractor"], provenance=provenance, adapter=adapter, templates=templates, **tensors)
+        templates, keypoints = _part(Templates, _TEMPLATE_PREFIX, tensors), _part(ObjectKeypoints, _KEYPOINT_PREFIX, tensors)
+        return cls(
+            name=metadata["name"],
+            extractor=metadata["extractor"],
+            provenance=json.loads(metadata["provenance"]),
+            adapter=adapter,
+            templates=templates,
+            keypoints=keypoints,
+            **tensors,
+        )
+
+
+def _names_of_parts(version: int) -> list[str]:
+    """Tensors of templates and keypoints that a file of this version holds."""
+    templates = [_TEMPLATE_PREFIX + item.name for item in fields(Templates)] if version >= VERSION_WITH_TEMPLATES else []
+    return templates + ([_KEYPOINT_PREFIX + item.name for item in fields(ObjectKeypoints)] if version >= VERSION_WITH_KEYPOINTS else [])
+
+
+def _part(kind: type[_Part], prefix: str, tensors: dict[str, torch.Tensor]) -> _Part | None:
+    """What a file holds of `kind`, taken out of `tensors`; None if it holds none."""
+    found = {item.name: tensors.pop(prefix + item.name) for item in fields(kind) if prefix + item.name in tensors}
+    return kind(**found) if found else None
 
 
 def adapter_path(database: Path) -> Path:

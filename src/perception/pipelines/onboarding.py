@@ -1,7 +1,7 @@
 """From views of known pose to an object database: sample descriptors, lift them to the object's surface, thin them, learn the vocabulary.
 
 Depth comes with the view (RGB-D clip, rendered mesh); where no view has depth, pixels are matched between views and triangulated
-(`triangulated_tracks`).
+(`triangulated_tracks`). Views with a mask also give templates and keypoints, by which objects are found at any roll and size.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from perception.core.types import FeatureMap, Frame, ReferenceView
 from perception.geometry import se3
 from perception.models.adapter import Adapter, MapAdapter
 from perception.ops.farthest_point import farthest_point_indices
+from perception.pipelines import object_keypoints, view_templates
 from perception.pipelines.dense_features import DenseFeatures
 from perception.pipelines.object_database import ObjectDatabase
+from perception.pipelines.object_keypoints import ObjectKeypoints, ViewKeypoints, keypoints_of
 from perception.pipelines.surface_samples import SurfaceSamples, lift_view
 from perception.pipelines.template_selection import build_vocabulary
 from perception.pipelines.triangulated_tracks import TrackingConfig, TrackViews
-from perception.pipelines.view_templates import Templates, joined, templates_of
+from perception.pipelines.view_templates import Templates, templates_of
 
 _CONTINUOUS_STEPS = 72
 
@@ -45,6 +47,8 @@ class OnboardingConfig(Checked):
     num_rolls: Annotated[int, Range(0, 72)] = 12
     """Turns about the optical axis at which views with a mask are also kept as templates, so that the object is found at any roll and size; 0: none
     (an upright camera and objects that stand, or a whole scene as object)."""
+    max_keypoints: Annotated[int, Range(0, 100_000)] = 300
+    """SIFT keypoints that are kept of each view that gives templates, those with most contrast: by them printed objects are found sooner."""
     symmetry_axis: tuple[float, ...] = ()
     """Axis x y z through the object's origin about which the object looks the same; empty: no symmetry."""
     symmetry_order: Annotated[int, Range(0, 360)] = 0
@@ -76,6 +80,8 @@ def build_database(
     tracks = TrackViews(config.tracking)
     applied = None if adapter is None else MapAdapter(adapter, features.dim, f"adapter of object {name!r}")
     templates: list[Templates] = []
+    keypoints: list[ObjectKeypoints] = []
+    on_tracks: dict[int, ViewKeypoints] = {}
 
     def extract(frame: Frame) -> FeatureMap:
         found = features.step(frame)
@@ -83,21 +89,30 @@ def build_database(
 
     for done, view in enumerate(views, 1):
         feature_map = extract(view.frame)
+        made = templates_of(view, config.num_rolls, extract) if config.num_rolls and view.frame.mask is not None else None
+        templates += [made] if made is not None else []
+        seen = keypoints_of(view, config.max_keypoints) if made is not None and config.max_keypoints else None
         if view.frame.depth_m is not None:
             samples.append(lift_view(view, feature_map, config.stride_px, config.max_relative_depth_step))
             poses.append(view.camera_from_object)
+            keypoints += [seen.on_depth_image(view.frame.depth_m)] if seen is not None else []
         else:
+            on_tracks |= {tracks.num_views: seen} if seen is not None else {}
             tracks.add(view, feature_map)
-        made = templates_of(view, config.num_rolls, extract) if config.num_rolls and view.frame.mask is not None else None
-        templates += [made] if made is not None else []
         if progress:
             progress(done, total)
     num_skipped = tracks.num_views if samples else 0
     if not samples and tracks.num_views:
         samples = [SurfaceSamples(*track) for track in tracks.triangulate()]
+        keypoints = [seen.on_surface(samples[index].points, config.tracking.stride_px) for index, seen in on_tracks.items()]
         poses = tracks.poses
     provenance = {"source": source, "views_without_depth_left_out": num_skipped, **(notes or {})}
-    return replace(_assemble(name, samples, poses, features.name, config, provenance), adapter=adapter, templates=joined(templates))
+    return replace(
+        _assemble(name, samples, poses, features.name, config, provenance),
+        adapter=adapter,
+        templates=view_templates.joined(templates),
+        keypoints=object_keypoints.joined(keypoints),
+    )
 
 
 def _assemble(name: str, samples: list[SurfaceSamples], poses: list, extractor: str, config: OnboardingConfig, provenance: dict) -> ObjectDatabase:

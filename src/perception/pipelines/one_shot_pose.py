@@ -25,6 +25,7 @@ from perception.geometry.pnp import SolverConfig
 from perception.ops.matching import MatcherConfig
 from perception.ops.sampling import first_pixel, sample_map, stratified_grid
 from perception.pipelines.dense_features import DenseFeatures, DenseFeaturesConfig
+from perception.pipelines.keypoint_search import FrameKeypoints, find_keypoints
 from perception.pipelines.object_database import ObjectDatabase
 from perception.pipelines.pose_search import FoundPose, Guess, GuidedConfig, Query, evenly_thinned, exhaustive, guided
 from perception.pipelines.shared import shared_features
@@ -47,7 +48,7 @@ _GUESS_ERROR = 0.15
 
 @dataclass(frozen=True, kw_only=True)
 class AnyRollConfig(Checked):
-    """Search for an object at any roll and size, for databases with templates (OnboardingConfig.num_rolls)."""
+    """Search for an object at any roll and size, for databases with templates and keypoints (OnboardingConfig.num_rolls, max_keypoints)."""
 
     enabled: bool = True
     """Search so when an object is not found as it stands in its views. Switch it off for an upright camera and standing objects: a frame without the
@@ -60,7 +61,9 @@ class AnyRollConfig(Checked):
     """The first of them. At 1.4 the smallest object that is looked for measures about 95 px and with 4 scales the largest about 380 px; 2.8 with 6
     scales also tries objects of 50 px, at four times as many places."""
     num_guesses: Annotated[int, Range(1, 100)] = 6
-    """Places, views and rolls that are looked at closer."""
+    """Places, views and rolls of templates that are looked at closer."""
+    num_keypoint_guesses: Annotated[int, Range(0, 12)] = 3
+    """Poses from keypoints that are looked at closer before those from templates; 0: keypoints are not searched for."""
     max_turn_deg: Annotated[float, Range(0.0, 180.0, "deg")] = 20.0
     """An object that is followed is looked at closer when it is turned by more from the nearest view..."""
     max_scale: Annotated[float, Range(1.0, 100.0)] = 1.7
@@ -163,8 +166,8 @@ class OneShotPose:
         feature_map = self.features.step(frame)
         frame = self._within_region(frame)
         num_views = max(1, min(self.config.max_templates, self.config.max_templates_per_frame // max(len(objects), 1)))
-        queries = self._queries(frame, feature_map, objects.values())
-        found = [self._find(database, frame, query, num_views) for database, query in zip(objects.values(), queries, strict=True)]
+        queries, keypoints = self._queries(frame, feature_map, objects.values()), FrameKeypoints(frame)
+        found = [self._find(database, keypoints, query, num_views) for database, query in zip(objects.values(), queries, strict=True)]
         estimates = tuple(item for item in found if isinstance(item, PoseEstimate))
         misses = tuple(item for item in found if isinstance(item, NoPose))
         with self._lock:
@@ -202,8 +205,9 @@ class OneShotPose:
             feature_map, frame.camera, descriptors[textured], points_px[textured], None if mask is None else _allowed_cells(feature_map, mask)
         )
 
-    def _find(self, database: ObjectDatabase, frame: Frame, query: Query, num_views: int) -> PoseEstimate | NoPose:
+    def _find(self, database: ObjectDatabase, keypoints: FrameKeypoints, query: Query, num_views: int) -> PoseEstimate | NoPose:
         """Near the last pose if there is one, then over all views."""
+        frame = keypoints.frame
         seen_in = database.name, frame.source, frame.time_ns
         predicted = self._sightings.predict(*seen_in, self.config.max_prior_age_s) if self.config.temporal_prior else None
         if len(query.points_px) == 0:
@@ -218,7 +222,7 @@ class OneShotPose:
                 return NoPose(database.name, f"not found {searched_s_ago:.1f} s ago; searched for every {self.config.search_pause_s:g} s")
             result = self._search(database, query, coarse, num_views)
             if self.config.any_roll.enabled and database.templates is not None and _score(result) < self.config.any_roll.sure_score:
-                result = self._any_roll(database, database.templates, frame, result, num_views)
+                result = self._any_roll(database, self._guesses(database, database.templates, keypoints), frame, result, num_views)
         if isinstance(result, NoPose) or not self._is_good(result):
             with self._lock:
                 self._sightings.missed(*seen_in)
@@ -237,17 +241,25 @@ class OneShotPose:
             return self._guided(database, coarse, predicted, num_views, self.config.guided.prior_radius_px)
         return self._closer(database, frame, predicted, num_views, is_followed=True)
 
-    def _any_roll(
-        self, database: ObjectDatabase, templates: Templates, frame: Frame, upright: FoundPose | NoPose, num_views: int
-    ) -> FoundPose | NoPose:
-        """Where templates stand out of the frame, looked at closer one after another."""
+    def _guesses(self, database: ObjectDatabase, templates: Templates, keypoints: FrameKeypoints) -> Iterator[NDArray[np.float64]]:
+        """First poses at any roll and size, the cheapest first: each is worth its cost only if those before it were not right."""
+        config, frame = self.config.any_roll, keypoints.frame
         assert frame.camera is not None
-        config, best = self.config.any_roll, upright
+        if database.keypoints is not None and config.num_keypoint_guesses:
+            yield from find_keypoints(database.keypoints, keypoints, self.config.solver)[: config.num_keypoint_guesses]
         maps = pyramid(frame, lambda scaled: database.adapted(self.features.step(scaled)), config.num_scales, config.largest_scale)
         for guess in find_templates(templates, maps, frame.camera, config.num_guesses, frame.mask):
-            found = self._closer(database, frame, guess.camera_from_object, num_views)
+            yield guess.camera_from_object
+
+    def _any_roll(
+        self, database: ObjectDatabase, guesses: Iterator[NDArray[np.float64]], frame: Frame, upright: FoundPose | NoPose, num_views: int
+    ) -> FoundPose | NoPose:
+        """Guesses, looked at closer one after another until one is sure."""
+        best = upright
+        for guess in guesses:
+            found = self._closer(database, frame, guess, num_views)
             best = found if _score(found) > _score(best) else best
-            if _score(best) >= config.sure_score:
+            if _score(best) >= self.config.any_roll.sure_score:
                 break
         if best is upright or not isinstance(best, FoundPose) or best.score < self.config.min_score * _WORTH_A_SECOND_LOOK:
             return best

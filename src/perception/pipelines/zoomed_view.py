@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perception.core.types import Camera, Frame
+from perception.geometry import so3
 from perception.geometry.camera import project, unproject
 from perception.geometry.se3 import from_rotation_translation
 
@@ -73,17 +74,17 @@ def ray_of(pixel: NDArray, camera: Camera) -> NDArray[np.float64]:
     return np.asarray(ray / np.linalg.norm(ray), np.float64)
 
 
-def axis_towards(ray: NDArray) -> NDArray[np.float64]:
-    """The smallest rotation (3, 3) that takes a unit vector in front of the camera to the optical axis."""
-    x, y, z = (float(value) for value in ray)
-    share = 1 / (1 + max(z, -0.99))
-    return np.array([[1 - share * x * x, -share * x * y, -x], [-share * x * y, 1 - share * y * y, -y], [x, y, z]])
+def axis_towards(rays: NDArray) -> NDArray[np.float64]:
+    """The smallest rotations (..., 3, 3) that take unit vectors (..., 3) in front of the camera to the optical axis."""
+    x, y, z = np.moveaxis(np.asarray(rays, np.float64), -1, 0)
+    share = 1 / (1 + np.maximum(z, -0.99))
+    rows = [[1 - share * x * x, -share * x * y, -x], [-share * x * y, 1 - share * y * y, -y], [x, y, z]]
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
 
 
-def turned_about_axis(angle_rad: float) -> NDArray[np.float64]:
-    """Rotation (3, 3) about the optical axis that turns what is seen clockwise in the picture."""
-    cosine, sine = np.cos(angle_rad), np.sin(angle_rad)
-    return np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
+def turned_about_axis(angles_rad: NDArray | float) -> NDArray[np.float64]:
+    """Rotations (..., 3, 3) about the optical axis that turn what is seen clockwise in the picture by angles (...)."""
+    return np.asarray(so3.exp(np.asarray(angles_rad, np.float64)[..., None] * np.array([0.0, 0.0, 1.0])))
 
 
 def _in_old_picture(zoomed_px: NDArray, zoomed: Camera, zoomed_from_camera: NDArray, camera: Camera) -> NDArray[np.float64]:

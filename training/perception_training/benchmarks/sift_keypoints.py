@@ -1,8 +1,8 @@
 """SIFT keypoints and PnP, the sparse peer of dense features: keypoints of the reference views on the object's surface, matched by a ratio test.
 
-Made to be strong: low contrast threshold, RootSIFT (Arandjelovic and Zisserman, CVPR 2012), a ratio test whose second neighbour lies elsewhere on
-the object (Lowe, IJCV 2004: of another object; several views show the same point), and two ways of matching, of which the pose with more inliers
-is taken: all views in one index, and the views with most matches one by one. The pose is solved as that of dense features is.
+Made to be strong: low contrast threshold, RootSIFT, a ratio test whose second neighbour lies elsewhere on the object (`ops.sift_keypoints`), and two
+ways of matching, of which the pose with more inliers is taken: all views in one index, and the views with most matches one by one. The pose is
+solved by RANSAC over all matches, as that of dense features is; `pipelines.keypoint_search`, which groups them first, finds more.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,10 +21,7 @@ from perception.core.types import Frame, NoPose, PoseEstimate, PoseResult, Refer
 from perception.geometry import se3
 from perception.geometry.camera import unproject
 from perception.geometry.pnp import PnpSolution, SolverConfig, solve_pnp
-
-_NEIGHBOURS = 12
-"""Neighbours among which the second one that lies elsewhere is looked for; when none of them does, the match is as distinct as can be told."""
-_QUERIES_AT_ONCE = 512
+from perception.ops.sift_keypoints import Keypoints, detect_keypoints, match_by_ratio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,27 +45,8 @@ class SiftKeypointsConfig(Checked):
     solver: SolverConfig = SolverConfig()
 
 
-@dataclass(frozen=True, eq=False)
-class Keypoints:
-    """Pixels (n, 2) and RootSIFT descriptors (n, 128) of unit length."""
-
-    points_px: NDArray[np.float64]
-    descriptors: torch.Tensor
-
-    def take(self, keep: NDArray[np.bool_]) -> Keypoints:
-        return Keypoints(self.points_px[keep], self.descriptors[torch.from_numpy(keep)])
-
-
-def detect(image: NDArray[np.uint8], config: SiftKeypointsConfig, mask: NDArray[np.bool_] | None = None) -> Keypoints:
-    """Keypoints of an image (height, width, 3), in the mask (height, width) where one is given. OpenCV has pixel centres at integers as we do."""
-    detector = cv2.SIFT.create(nfeatures=config.max_keypoints, contrastThreshold=config.contrast_threshold, edgeThreshold=config.edge_threshold)
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    found, descriptors = detector.detectAndCompute(grey, None if mask is None else mask.astype(np.uint8))
-    if descriptors is None or not len(found):
-        return Keypoints(np.zeros((0, 2)), torch.zeros((0, 128)))
-    values = torch.from_numpy(descriptors)
-    rooted = (values / values.sum(1, keepdim=True).clamp(min=1e-9)).sqrt()
-    return Keypoints(np.array([item.pt for item in found], np.float64), torch.nn.functional.normalize(rooted, dim=1))
+def _detect(image: NDArray[np.uint8], config: SiftKeypointsConfig, mask: NDArray[np.bool_] | None) -> Keypoints:
+    return detect_keypoints(image, mask, config.max_keypoints, config.contrast_threshold, config.edge_threshold)
 
 
 class SiftKeypoints:
@@ -96,7 +73,7 @@ class SiftKeypoints:
                 raise InputError(f"SIFT keypoints of {source or name}: a reference view has no depth or no camera; both must be known")
             known = np.isfinite(frame.depth_m) & (frame.depth_m > 0)
             usable = known if frame.mask is None else known & frame.mask
-            found = detect(frame.image, self.config, usable)
+            found = _detect(frame.image, self.config, usable)
             cols, rows = np.rint(found.points_px).astype(np.int64).T
             seen = found.take(usable[rows, cols])
             cols, rows = np.rint(seen.points_px).astype(np.int64).T
@@ -127,7 +104,7 @@ class SiftObject:
     def step(self, frame: Frame) -> PoseResult:
         """The pose of the object in one frame with camera."""
         assert frame.camera is not None
-        found = detect(frame.image, self.config, frame.mask)
+        found = _detect(frame.image, self.config, frame.mask)
         tried = [self._matched(found.descriptors, slice(0, self.num_points))]
         tried += self._best_views(found.descriptors)
         best: tuple[PnpSolution, NDArray[np.int64], NDArray[np.int64]] | None = None
@@ -156,20 +133,8 @@ class SiftObject:
 
     def _matched(self, queries: torch.Tensor, part: slice) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Numbers of queries and of keypoints among `part` that pass the ratio test."""
-        references, points = self.descriptors[part], torch.from_numpy(self.points[part])
-        kept: list[torch.Tensor] = []
-        if len(references) < 2 or not len(queries):
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        for start in range(0, len(queries), _QUERIES_AT_ONCE):
-            block = queries[start : start + _QUERIES_AT_ONCE]
-            cosine, index = (block @ references.T).topk(min(_NEIGHBOURS, len(references)), dim=1)
-            distance = (2 - 2 * cosine).clamp(min=0).sqrt()
-            elsewhere = (points[index] - points[index[:, :1]]).norm(dim=2) > self._apart_m
-            second = torch.where(elsewhere, distance, torch.inf).min(1).values.minimum(distance[:, -1])
-            good = (distance[:, 0] < self.config.max_ratio * second).nonzero()[:, 0]
-            kept.append(torch.stack([good + start, index[good, 0] + part.start]))
-        pairs = torch.cat(kept, dim=1).numpy()
-        return pairs[0], pairs[1]
+        matches = match_by_ratio(queries, self.descriptors[part], self.points[part], self.config.max_ratio, self._apart_m)
+        return matches.queries, matches.references + part.start
 
     def _best_views(self, queries: torch.Tensor) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Matches of the views that have most."""
