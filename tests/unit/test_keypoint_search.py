@@ -64,7 +64,7 @@ def test_a_match_is_told_from_what_lies_elsewhere_only() -> None:
     points = np.array([[0.0, 0, 0], [0.001, 0, 0], [0.5, 0, 0]])
     queries = torch.stack([near_one, third])
     same_place = match_by_ratio(queries[:1], torch.stack([one, near_one, third]), points, 0.85, apart_m=0.01)
-    assert (same_place.queries.tolist(), same_place.references.tolist()) == ([0], [1])
+    assert (same_place.query_index.tolist(), same_place.reference_index.tolist()) == ([0], [1])
     two_places = match_by_ratio(queries[:1], torch.stack([near_one, third, near_one]), points, 0.85, apart_m=0.01)
     assert len(two_places) == 0
     assert len(match_by_ratio(queries[:0], torch.stack([one, third]), points[:2], 0.85, 0.01)) == 0

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from perception.core.devices import multiplies_bfloat16
+from perception.ops.matching import Matches
 
 DIM = 128
 _NEIGHBOURS = 12
@@ -59,26 +60,14 @@ def detect_keypoints(
     return Keypoints(points, sizes, np.radians(angles), functional.normalize(rooted, dim=1))
 
 
-@dataclass(frozen=True, eq=False)
-class RatioMatches:
-    """queries, references (num,) int64: row numbers · ratios (num,) float64 of the distance to that to the next one elsewhere; low is distinct."""
-
-    queries: NDArray[np.int64]
-    references: NDArray[np.int64]
-    ratios: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.queries)
-
-
-def match_by_ratio(queries: torch.Tensor, references: torch.Tensor, points: NDArray, max_ratio: float, apart_m: float) -> RatioMatches:
+def match_by_ratio(queries: torch.Tensor, references: torch.Tensor, points: NDArray, max_ratio: float, apart_m: float) -> Matches:
     """The reference nearest to each query, where its distance is below `max_ratio` of that to the next one elsewhere on the object.
 
     queries (num, 128), references (num, 128): of unit length · points (num, 3) of the references; those within `apart_m` of each other are not told
     apart, since several views show the same one (Lowe: the second neighbour must be of another object).
     """
     if len(references) < 2 or not len(queries):
-        return RatioMatches(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+        return Matches(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
     at, kept = torch.from_numpy(np.asarray(points)), []
     dtype = torch.bfloat16 if multiplies_bfloat16(queries.device) else torch.float32
     coarse = references.to(dtype).T
@@ -91,5 +80,5 @@ def match_by_ratio(queries: torch.Tensor, references: torch.Tensor, points: NDAr
         elsewhere = (at[index] - at[index[:, :1]]).norm(dim=2) > apart_m
         second = torch.where(elsewhere, distance, torch.inf).min(1).values.minimum(distance[:, -1])
         good = (distance[:, 0] < max_ratio * second).nonzero()[:, 0]
-        kept.append((good + start, index[good, 0], (distance[good, 0] / second[good]).double()))
-    return RatioMatches(*(torch.cat(part).numpy() for part in zip(*kept, strict=True)))
+        kept.append((good + start, index[good, 0], cosine[good, 0]))
+    return Matches(*(torch.cat(part).numpy() for part in zip(*kept, strict=True)))

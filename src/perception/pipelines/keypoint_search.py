@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from perception.core.types import Camera, Frame
 from perception.geometry.camera import project, unproject
 from perception.geometry.pnp import SolverConfig, solve_pnp
-from perception.ops.sift_keypoints import Keypoints, RatioMatches, detect_keypoints, match_by_ratio
+from perception.ops.sift_keypoints import Keypoints, detect_keypoints, match_by_ratio
 from perception.pipelines.object_keypoints import ObjectKeypoints
 from perception.pipelines.zoomed_view import axis_towards, turned_about_axis
 
@@ -27,6 +27,7 @@ _AGREE = 0.07
 """A match agrees with a pose when that puts it so near to where it is seen, as a share of the object's diagonal in the frame."""
 _MAX_GROUPS = 12
 _MAX_MATCHES = 1_000
+"""Those that are most alike; every one is compared with every other."""
 
 
 class FrameKeypoints:
@@ -60,15 +61,14 @@ def find_keypoints(known: ObjectKeypoints, frame: FrameKeypoints, solver: Solver
     bounds = np.quantile(points, [0.001, 0.999], axis=0)
     diagonal_m = float(np.linalg.norm(bounds[1] - bounds[0]))
     matches = match_by_ratio(frame.keypoints.descriptors, known.descriptors.float(), points, _MAX_RATIO, _APART * diagonal_m)
-    if len(matches) > _MAX_MATCHES:
-        best = np.argsort(matches.ratios, kind="stable")[:_MAX_MATCHES]
-        matches = RatioMatches(matches.queries[best], matches.references[best], matches.ratios[best])
-    seen_px, on_object = frame.keypoints.points_px[matches.queries], points[matches.references]
-    poses = _pose_of_each(known, frame.keypoints, matches, camera)
+    best = np.sort(np.argsort(-matches.score, kind="stable")[:_MAX_MATCHES])
+    queries, references = matches.query_index[best], matches.reference_index[best]
+    seen_px, on_object = frame.keypoints.points_px[queries], points[references]
+    poses = _pose_of_each(known, references, frame.keypoints, queries, camera)
     near_px = _AGREE * _size_px(poses, bounds.mean(axis=0), diagonal_m, camera)
     agrees = _agreeing(poses, seen_px, on_object, camera, near_px)
     # A pose nearby forgives more: matches that lie anywhere agree with it by chance.
-    by_chance = np.minimum(np.pi * near_px**2 / (camera.width * camera.height), 1.0) * len(matches)
+    by_chance = np.minimum(np.pi * near_px**2 / (camera.width * camera.height), 1.0) * len(queries)
     found = []
     for group in _groups(agrees, by_chance, solver.min_inliers):
         solution = solve_pnp(seen_px[group], on_object[group], camera, solver)
@@ -77,9 +77,8 @@ def find_keypoints(known: ObjectKeypoints, frame: FrameKeypoints, solver: Solver
     return [pose for _, pose in sorted(found, key=lambda item: -item[0])]
 
 
-def _pose_of_each(known: ObjectKeypoints, seen: Keypoints, matches: RatioMatches, camera: Camera) -> _Poses:
+def _pose_of_each(known: ObjectKeypoints, references: NDArray[np.int64], seen: Keypoints, queries: NDArray[np.int64], camera: Camera) -> _Poses:
     """The pose that each match says: the object turned as at the reference keypoint, and so far away that its size is that of the query."""
-    queries, references = matches.queries, matches.references
     depth_m = known.sizes_m.double().numpy()[references] * camera.fx / seen.sizes_px[queries]
     at = np.asarray(unproject(seen.points_px[queries], depth_m, camera), np.float64).reshape(-1, 3)
     straight = axis_towards(at / np.linalg.norm(at, axis=1, keepdims=True))

@@ -3,7 +3,8 @@
 The published pipeline (MEF, appendix; OnePose++) samples the frame on a stride-4 grid, matches all database descriptors by cosine similarity and
 runs RANSAC-PnP. Added here: views to match are picked first (`template_selection`), so that the cost does not grow with the number of views and
 objects; a coarse search comes before a fine one and matches are moved to the peak of their similarity (`pose_search`); the last pose guides the
-next frame (`temporal_prior`) and a full search follows at once when that fails.
+next frame (`temporal_prior`) and a full search follows at once when that fails; what is not found as it stands in its views is looked for at any
+roll and size, from keypoints (`keypoint_search`) and templates (`template_search`).
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ class SiftObject:
     def _matched(self, queries: torch.Tensor, part: slice) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Numbers of queries and of keypoints among `part` that pass the ratio test."""
         matches = match_by_ratio(queries, self.descriptors[part], self.points[part], self.config.max_ratio, self._apart_m)
-        return matches.queries, matches.references + part.start
+        return matches.query_index, matches.reference_index + part.start
 
     def _best_views(self, queries: torch.Tensor) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Matches of the views that have most."""
